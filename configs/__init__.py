@@ -1,0 +1,1 @@
+"""One file per released model; `get_config()` returns its WanConfig."""

@@ -1,0 +1,1 @@
+"""PyTorch weights → Orbax, and back.  `python -m convert --help`."""

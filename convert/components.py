@@ -1,0 +1,77 @@
+"""What the converter knows about each part of a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from convert.dit import dit_rules
+from convert.rules import Layout, Rule, check, flat
+from convert.tensor_files import TensorInfo
+from convert.umt5 import UMT5_ALIASES, umt5_rules
+from convert.vae import vae21_rules
+from wan_jax import checkpoint
+from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig
+from wan_jax.models import dit, umt5, vae21
+from wan_jax.precision import storage_dtype
+
+
+@dataclass(frozen=True)
+class Component:
+    """One weight folder: its rule table and its parameters.  `dtypes` are those the parameters are stored in."""
+
+    name: str
+    config: DiTConfig | VAEConfig | UMT5Config
+    rules: list[Rule]
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    aliases: Mapping[str, str]
+
+    @property
+    def stacked(self) -> set[str]:
+        return {rule.path for rule in self.rules if rule.stacked}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.size * x.dtype.itemsize for x in self.shapes.values())
+
+    def layers(self, path: str) -> int:
+        """The layers of a stacked parameter; 1 of any other."""
+        return self.shapes[path].shape[0] if path in self.stacked else 1
+
+    def places(self, layout: Layout) -> dict[str, tuple[Rule, int | None]]:
+        """Where each PyTorch tensor goes: its rule, and its layer in a stacked parameter."""
+        return {
+            name: (rule, layer if rule.stacked else None)
+            for rule in self.rules
+            for layer, name in enumerate(rule.names(layout, self.layers(rule.path)))
+        }
+
+    def check(self, layout: Layout, found: Mapping[str, TensorInfo], where: str):
+        """Raises a WanError that lists every tensor that does not fit."""
+        check(self.rules, layout, self.shapes, {name: info.shape for name, info in found.items()}, where)
+
+
+def components(config: WanConfig, dtype) -> dict[str, Component]:
+    """The parts of a model, with the dtypes in which `dtype` has them stored.
+
+    The autoencoder stays in float32: it is small, and rounding its weights is visible.
+    """
+    return {
+        name: _component(name, part, np.float32 if name == "vae" else dtype)
+        for name, part in checkpoint.components(config).items()
+    }
+
+
+def _component(name: str, config: DiTConfig | VAEConfig | UMT5Config, dtype) -> Component:
+    match config:
+        case DiTConfig():
+            rules, abstract, aliases = dit_rules(config), dit.abstract_params(config), {}
+        case VAEConfig():
+            rules, abstract, aliases = vae21_rules(config), vae21.abstract_params(config), {}
+        case UMT5Config():
+            rules, abstract, aliases = umt5_rules(config), umt5.abstract_params(config), UMT5_ALIASES
+    shapes = {
+        path: jax.ShapeDtypeStruct(x.shape, storage_dtype(path, dtype)) for path, x in flat(abstract).items()
+    }
+    return Component(name, config, rules, shapes, aliases)

@@ -1,0 +1,77 @@
+"""Rule table of the diffusion transformer."""
+
+import numpy as np
+
+from convert.rules import LINEAR, VECTOR, Rule, Transform
+from wan_jax.config import DiTConfig
+
+
+def _paired(heads: int) -> Transform:
+    """Rotary pairs from interleaved (0, 1), (2, 3), … to first half and second half of each head.
+
+    Queries and keys are permuted alike, so attention does not change, and the rotation needs no strided access
+    (wan_jax/models/rope.py).
+    """
+    return Transform(
+        lambda x: x.reshape(heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape),
+        lambda x: x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape),
+    )
+
+
+def _then(first: Transform, second: Transform) -> Transform:
+    return Transform(
+        lambda x: second.to_jax(first.to_jax(x)),
+        lambda x: first.to_torch(second.to_torch(x)),
+    )
+
+
+# [d, c, 1, 2, 2] → [2·2·c, d], the order in which `patchify` lays out a patch.
+_PATCH_IN = Transform(
+    lambda x: np.moveaxis(x[:, :, 0], 1, -1).reshape(x.shape[0], -1).T,
+    lambda x: np.moveaxis(x.T.reshape(x.shape[1], 1, 2, 2, -1), -1, 1),
+)
+_TABLE = Transform(lambda x: x[0], lambda x: x[None])
+
+
+def _linear(path: str, diffusers: str, original: str, transform: Transform = LINEAR, bias: Transform = VECTOR):
+    return [
+        Rule(f"{path}/kernel", f"{diffusers}.weight", f"{original}.weight", transform),
+        Rule(f"{path}/bias", f"{diffusers}.bias", f"{original}.bias", bias),
+    ]
+
+
+def _attention(ours: str, diffusers: str, original: str, pairs: Transform) -> list[Rule]:
+    rules = []
+    for name in "qk":
+        rules += _linear(
+            f"{ours}/{name}", f"{diffusers}.to_{name}", f"{original}.{name}", _then(pairs, LINEAR), pairs
+        )
+        rules.append(
+            Rule(f"{ours}/norm_{name}/scale", f"{diffusers}.norm_{name}.weight", f"{original}.norm_{name}.weight", pairs)
+        )
+    rules += _linear(f"{ours}/v", f"{diffusers}.to_v", f"{original}.v")
+    rules += _linear(f"{ours}/o", f"{diffusers}.to_out.0", f"{original}.o")
+    return rules
+
+
+def dit_rules(config: DiTConfig) -> list[Rule]:
+    """Original names: Wan2.2, wan/modules/model.py.  The two layouts swap the names norm2 and norm3."""
+    block = "blocks.{i}"
+    pairs = _paired(config.num_attention_heads)
+    return [
+        *_linear("patch_embedding", "patch_embedding", "patch_embedding", _PATCH_IN),
+        *_linear("text_in", "condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+        *_linear("text_out", "condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+        *_linear("time_in", "condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+        *_linear("time_out", "condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+        *_linear("time_proj", "condition_embedder.time_proj", "time_projection.1"),
+        Rule("blocks/modulation", f"{block}.scale_shift_table", f"{block}.modulation", _TABLE),
+        *_attention("blocks/self_attn", f"{block}.attn1", f"{block}.self_attn", pairs),
+        *_attention("blocks/cross_attn", f"{block}.attn2", f"{block}.cross_attn", VECTOR),
+        Rule("blocks/norm_cross/scale", f"{block}.norm2.weight", f"{block}.norm3.weight", VECTOR),
+        Rule("blocks/norm_cross/bias", f"{block}.norm2.bias", f"{block}.norm3.bias", VECTOR),
+        *_linear("blocks/ffn_in", f"{block}.ffn.net.0.proj", f"{block}.ffn.0"),
+        *_linear("blocks/ffn_out", f"{block}.ffn.net.2", f"{block}.ffn.2"),
+        Rule("head/modulation", "scale_shift_table", "head.modulation", _TABLE),
+        *_linear("head/proj", "proj_out", "head.head"),
+    ]

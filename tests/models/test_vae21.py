@@ -1,0 +1,164 @@
+"""Wan-VAE 2.1 by itself: cutting, cache, tree of parameters, memory.  `tests/parity` has the comparison with PyTorch."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convert.rules import torch_shapes
+from convert.vae import vae21_rules
+from wan_jax.config import VAEConfig
+from wan_jax.errors import WanError
+from wan_jax.models import streaming
+from wan_jax.models.vae21 import VAE21, abstract_params
+
+KEYS = pathlib.Path(__file__).parents[1] / "goldens" / "keys" / "vae21.json"  # of Wan-AI/Wan2.2-T2V-A14B-Diffusers
+TINY = VAEConfig(base_dim=6, dim_mult=(1, 2, 2, 2), num_res_blocks=1)
+
+
+def random_params(config, std=0.15):
+    """Large enough for every path to matter; norms around one."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        value = rng.standard_normal(leaf.shape, np.float32) * std
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.startswith("decoder/conv_out"):
+            value /= 3  # keeps most pixels off the clamp
+        return jnp.asarray(value + ("norm" in name))
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
+
+
+def relative_error(a, b):
+    return np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(b)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return VAE21(TINY)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(TINY)
+
+
+@pytest.fixture(scope="module")
+def whole(vae, params):
+    """Five latent frames, encoded and decoded in one piece: (video, latents, decoded)."""
+    video = np.random.default_rng(1).uniform(-1, 1, (2, 17, 16, 24, 3)).astype(np.float32)
+    latents = streaming._step(vae, params, video, vae.init_encoder_cache(2, 16, 24), "encode", True)[0]
+    decoded = streaming._step(vae, params, latents, vae.init_decoder_cache(2, 2, 3), "decode", True)[0]
+    assert latents.shape == (2, 5, 2, 3, 16) and decoded.shape == video.shape
+    assert np.mean(np.abs(decoded) < 1) > 0.9
+    return video, latents, decoded
+
+
+@pytest.mark.parametrize("frames_per_chunk", [1, 2, 3])
+def test_streaming_equals_the_whole_clip(vae, params, whole, frames_per_chunk):
+    video, latents, decoded = whole
+    assert relative_error(streaming.encode(vae, params, video, frames_per_chunk), latents) <= 1e-5
+    assert relative_error(streaming.decode(vae, params, latents, frames_per_chunk), decoded) <= 1e-5
+
+
+def test_pieces_of_any_length(vae, params, whole):
+    video, latents, _ = whole
+    pieces = iter(np.split(video, [2, 2, 3, 9, 16], axis=1))
+    chunks = list(streaming.encode_chunks(vae, params, pieces))
+    assert [chunk.shape[1] for chunk in chunks] == [1, 1, 1, 1, 1]
+    assert relative_error(np.concatenate(chunks, axis=1), latents) <= 1e-5
+
+
+def test_no_frame_looks_ahead(vae, params, whole):
+    """A clip's beginning does not depend on what follows."""
+    video, latents, decoded = whole
+    assert relative_error(streaming.encode(vae, params, video[:, :9]), latents[:, :3]) <= 1e-5
+    assert relative_error(streaming.decode(vae, params, latents[:, :3]), decoded[:, :9]) <= 1e-5
+
+
+@pytest.mark.parametrize("method, chunk_frames", [("encode", [1, 5, 4, 12]), ("decode", [1, 2, 1, 3])])
+def test_cache_keeps_its_structure(vae, method, chunk_frames):
+    """So that all later chunks of a length share one compiled step."""
+    size, channels = ((16, 24), 3) if method == "encode" else ((2, 3), 16)
+    start = getattr(vae, f"init_{method}r_cache")(2, *size)
+    abstract = abstract_params(TINY)
+    for frames, first in zip(chunk_frames, [True, True, False, False]):
+        chunk = jax.ShapeDtypeStruct((2, frames, *size, channels), jnp.float32)
+        step = lambda p, x, cache: vae.apply({"params": p}, x, cache, first=first, method=method)  # noqa: B023, E731
+        _, cache = jax.eval_shape(step, abstract, chunk, start)
+        shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+        assert shapes(cache) == shapes(start)
+
+
+def test_bfloat16_keeps_norms_and_latents_in_float32(vae, params, whole):
+    video, latents, _ = whole
+    coarse = streaming.encode(VAE21(TINY, jnp.bfloat16), params, video)
+    assert coarse.dtype == jnp.float32
+    assert relative_error(coarse, latents) <= 0.05
+
+
+def test_reconstruction_is_encode_then_decode(vae, params, whole):
+    video, _, decoded = whole
+    assert relative_error(jax.jit(vae.apply)({"params": params}, video), decoded) <= 1e-5
+
+
+def test_gradient_at_a_black_clip_is_finite(params):
+    """All activations of a channel-wise norm may be zero; its gradient there must not be nan."""
+    zero = jax.tree.map(jnp.zeros_like, params)
+    loss = lambda p: jnp.sum(VAE21(TINY).apply({"params": p}, jnp.zeros((1, 1, 8, 8, 3))))  # noqa: E731
+    assert all(jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(jax.jit(jax.grad(loss))(zero)))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 16, 16, 3), (1, 0, 16, 16, 3), (1, 5, 12, 16, 3)])
+def test_wrong_sizes_are_refused(vae, params, shape):
+    with pytest.raises(WanError, match="divide into latents|no frame"):
+        streaming.encode(vae, params, np.zeros(shape, np.float32))
+
+
+def test_released_checkpoint_has_exactly_these_tensors():
+    config = VAEConfig()
+    shapes = torch_shapes(vae21_rules(config), "diffusers", abstract_params(config))
+    assert shapes == {name: tuple(shape) for name, shape in json.loads(KEYS.read_text()).items()}
+
+
+def test_original_names():
+    """194 tensors under Wan2.1_VAE.pth's own names, numbered without a gap."""
+    names = [rule.original for rule in vae21_rules(VAEConfig())]
+    assert len(set(names)) == 194
+    numbers = lambda part: sorted({int(n) for name in names for n in re.findall(rf"{part}\.(\d+)\.", name)})  # noqa: E731
+    assert numbers("encoder.downsamples") == list(range(11))
+    assert numbers("decoder.upsamples") == list(range(15))
+    assert "decoder.upsamples.4.shortcut.weight" in names and "encoder.downsamples.2.resample.1.bias" in names
+
+
+_PEAK = """
+import resource, sys
+import numpy as np
+from tests.models.test_vae21 import TINY, random_params
+from wan_jax.models import streaming
+from wan_jax.models.vae21 import VAE21
+
+latents = np.zeros((1, int(sys.argv[1]), 24, 24, 16), np.float32)
+for pixels in streaming.decode_chunks(VAE21(TINY), random_params(TINY), latents):
+    pixels.block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_clip():
+    """321 frames need what 81 need; kept, the 240 frames more would be 106 MB."""
+
+    def peak(latent_frames: int) -> int:
+        root = pathlib.Path(__file__).parents[2]
+        command = [sys.executable, "-c", _PEAK, str(latent_frames)]
+        return int(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout)
+
+    assert peak(81) <= 1.05 * peak(21)

@@ -1,0 +1,87 @@
+"""Wan-VAE 2.1 against Diffusers' AutoencoderKLWan, float32."""
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+
+from convert.rules import to_jax, to_torch
+from convert.vae import vae21_rules
+from tests.parity import reference
+from wan_jax.config import VAEConfig
+from wan_jax.models import streaming
+from wan_jax.models.vae21 import VAE21, abstract_params
+
+TOLERANCE = 1e-5
+TINY = dict(base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, temperal_downsample=[False, True, True])
+# Uneven in every way that the table of names must follow: no shortcut, three levels, three blocks, one temporal step.
+UNEVEN = TINY | dict(dim_mult=[1, 1, 3], num_res_blocks=3, temperal_downsample=[True, False])
+REAL: dict = {}
+
+
+def torch_vae(config: dict) -> diffusers.AutoencoderKLWan:
+    """Random weights; those of the last convolution are small, so that few pixels reach the clamp at ±1."""
+    vae = reference.randomize(diffusers.AutoencoderKLWan(**config), seed=0, std=0.1)
+    vae.decoder.conv_out.weight.data *= 1 / vae.config.base_dim**0.5
+    return vae
+
+
+def both(config: dict):
+    """(theirs, ours, our parameters)."""
+    theirs = torch_vae(config)
+    ours = VAEConfig.from_json(dict(theirs.config), "vae/config.json")
+    return theirs, VAE21(ours), reference.params_of(theirs, vae21_rules(ours), abstract_params(ours))
+
+
+def channels_last(x: torch.Tensor) -> np.ndarray:
+    return x.permute(0, 2, 3, 4, 1).numpy()
+
+
+def channels_first(x: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+
+
+CLIPS = [(TINY, (2, 13, 16, 24)), (UNEVEN, (1, 7, 12, 8)), (REAL, (1, 5, 32, 24))]
+
+
+@pytest.mark.parametrize("config, clip", CLIPS, ids=["tiny", "uneven", "real"])
+def test_encode_and_decode(config, clip):
+    theirs, vae, params = both(config)
+    rng = np.random.default_rng(0)
+    video = rng.uniform(-1, 1, (*clip, 3)).astype(np.float32)
+    center, spread = np.float32(theirs.config.latents_mean), np.float32(theirs.config.latents_std)
+
+    with torch.no_grad():
+        posterior = theirs.encode(channels_first(video)).latent_dist
+    mean, log_variance = channels_last(posterior.mean), channels_last(posterior.logvar)
+    start = vae.init_encoder_cache(clip[0], *clip[2:])
+    whole_clip = jax.jit(lambda p, x, cache: vae.apply({"params": p}, x, cache, first=True, method="moments")[0])
+    ours_mean, ours_log_variance = whole_clip(params, video, start)
+    assert reference.relative_error(ours_mean, mean) <= TOLERANCE
+    # Diffusers clips it to [-30, 20].
+    assert reference.relative_error(np.clip(ours_log_variance, -30, 20), log_variance) <= TOLERANCE
+    latents = streaming.encode(vae, params, video)
+    assert reference.relative_error(latents, (mean - center) / spread) <= TOLERANCE
+
+    latents = rng.standard_normal(latents.shape, np.float32)
+    with torch.no_grad():
+        decoded = channels_last(theirs.decode(channels_first(latents * spread + center)).sample)
+    assert np.mean(np.abs(decoded) < 1) > 0.95
+    assert reference.relative_error(streaming.decode(vae, params, latents), decoded) <= TOLERANCE
+
+
+def test_original_names_give_the_same_parameters():
+    """Through the original names and back to PyTorch under the Diffusers names, bit for bit."""
+    tensors = {name: t.numpy(force=True) for name, t in torch_vae(TINY).state_dict().items()}
+    config = VAEConfig.from_json(TINY, "vae/config.json")
+    rules = vae21_rules(config)
+    original = {rule.original: tensors[rule.diffusers] for rule in rules}
+    shapes = {
+        "/".join(k.key for k in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path(abstract_params(config))[0]
+    }
+    for rule in rules:
+        array = to_jax(rule, "original", shapes[rule.path], np.float32, original.__getitem__)
+        ((name, back),) = to_torch(rule, "diffusers", array)
+        np.testing.assert_array_equal(back, tensors[name])

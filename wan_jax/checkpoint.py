@@ -1,0 +1,311 @@
+"""Our checkpoint directory: Diffusers' component names, Orbax arrays.
+
+    model_index.json                what the model is, and where it came from; written last: without it there is no model
+    transformer/  [transformer_2/]  vae/  text_encoder/
+        config.json                 the component's sizes
+        manifest.json               shape, dtype and SHA-256 of every parameter, one digest per layer where stacked
+        state/blocks.ffn_in.kernel/ one zarr array per parameter, in chunks that carry a CRC-32C each
+    tokenizer/
+
+Each weight folder is a checkpoint that plain `orbax.checkpoint.load` reads.  Orbax can only save arrays that are in
+memory whole, and a stacked parameter of the 14B model takes 5.7 GB; so Orbax writes the index, and `create` then
+lays out the arrays at their real size for `ArrayWriter` to fill layer by layer, in any order, as often as a killed
+and repeated conversion likes.  Paths may be buckets (`gs://…`).
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
+import tensorstore as ts
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from wan_jax.config import DiTConfig, Sampling, UMT5Config, VAEConfig, WanConfig
+from wan_jax.errors import WanError
+from wan_jax.typing import Params
+
+FORMAT = 1
+_INDEX, _CONFIG, _MANIFEST, _ARRAYS = "model_index.json", "config.json", "manifest.json", "state"
+_CHUNK_BYTES = 16 << 20  # small enough that a shard of an array is read without much of its neighbours
+_CLASSES = {
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "transformer_2": ["diffusers", "WanTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+    "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "tokenizer": ["transformers", "T5TokenizerFast"],
+}
+
+# Chunks are replaced by rename, so a killed process leaves whole ones.  They are not flushed to the disk one by one:
+# after a power cut the checksums tell.
+_STORE = ts.Context({"file_io_sync": False, "cache_pool": {"total_bytes_limit": 0}})
+
+
+# ---- The model ------------------------------------------------------------------------------------------------------
+
+
+def components(config: WanConfig) -> dict[str, DiTConfig | VAEConfig | UMT5Config]:
+    """The weight folders of a model and the config of each."""
+    return {name: config.transformer for name in config.transformers} | {
+        "vae": config.vae,
+        "text_encoder": config.text_encoder,
+    }
+
+
+def class_entries(config: WanConfig) -> dict[str, list[str]]:
+    """The entries of a `model_index.json` that name the class of each component."""
+    return {name: _CLASSES[name] for name in (*components(config), "tokenizer")}
+
+
+def is_checkpoint(folder: epath.PathLike) -> bool:
+    """Whether `folder` is a complete model in our layout."""
+    index = epath.Path(folder) / _INDEX
+    return index.exists() and "wan_jax" in _read_json(index)
+
+
+def write_model_index(folder: epath.PathLike, config: WanConfig, source: Mapping[str, Any]):
+    """Completes a checkpoint directory.  `source` tells where the weights came from, for the reader and for metadata."""
+    about = {
+        "format": FORMAT,
+        "name": config.name,
+        "hub_id": config.hub_id,
+        "sampling": dataclasses.asdict(config.sampling),
+        "source": dict(source),
+    }
+    index = {"_class_name": "WanPipeline", "boundary_ratio": config.boundary_ratio}
+    write_json(epath.Path(folder) / _INDEX, index | class_entries(config) | {"wan_jax": about})
+
+
+def read_source(folder: epath.PathLike) -> dict[str, Any]:
+    """What `write_model_index` was told about the origin of the weights."""
+    return _read_index(epath.Path(folder))["wan_jax"]["source"]
+
+
+def read_model(folder: epath.PathLike) -> WanConfig:
+    """The model in a checkpoint directory of ours.
+
+    Raises:
+        WanError: there is no complete model of a format that this version reads.
+    """
+    folder = epath.Path(folder)
+    index = _read_index(folder)
+
+    def part(name, cls):
+        return cls.from_json(_read_json(folder / name / _CONFIG), str(folder / name / _CONFIG))
+
+    return WanConfig(
+        name=index["wan_jax"]["name"],
+        hub_id=index["wan_jax"]["hub_id"],
+        transformer=part("transformer", DiTConfig),
+        vae=part("vae", VAEConfig),
+        text_encoder=part("text_encoder", UMT5Config),
+        boundary_ratio=index["boundary_ratio"],
+        sampling=Sampling(**index["wan_jax"]["sampling"]),
+    )
+
+
+def fingerprint(folder: epath.PathLike) -> str:
+    """Twelve hex digits that change when any weight of the model changes."""
+    folder = epath.Path(folder)
+    names = components(read_model(folder))
+    return hashlib.sha256(b"".join((folder / name / _MANIFEST).read_bytes() for name in names)).hexdigest()[:12]
+
+
+# ---- Reading --------------------------------------------------------------------------------------------------------
+
+
+def restore(folder: epath.PathLike, abstract: Mapping, verify: bool = False) -> Params:
+    """Reads the parameters of one component; each process reads only what its own shards need.
+
+    Args:
+        folder: the component's folder, such as `model/transformer`.
+        abstract: the tree of `jax.ShapeDtypeStruct`; its dtypes are cast to, its shardings default to one device.
+        verify: also compares every byte with the SHA-256 of the manifest.
+
+    Raises:
+        WanError: names the parameters that are missing, unexpected, misshapen, unreadable or altered.
+    """
+    folder = epath.Path(folder)
+    _check_tree(read_manifest(folder), flatten_dict(abstract, sep="/"), folder)
+    if verify:
+        verify_component(folder)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here), abstract
+    )
+    try:
+        return ocp.load(folder, abstract)
+    except Exception as error:  # Orbax raises bare Exceptions for unreadable arrays
+        raise _unreadable(folder, error) from error
+
+
+def read_manifest(folder: epath.PathLike) -> dict[str, dict[str, Any]]:
+    """{"blocks/norm/scale": {"shape", "dtype", "source_dtype", "sha256"}} of one component."""
+    return _read_json(epath.Path(folder) / _MANIFEST)
+
+
+def read_array(folder: epath.PathLike, path: str, layer: int | None = None) -> np.ndarray:
+    """One parameter, or one layer of it."""
+    try:
+        store = ts.open(_spec(epath.Path(folder), path), open=True, context=_STORE).result()
+        return (store if layer is None else store[layer]).read().result()
+    except (ValueError, OSError) as error:
+        raise _unreadable(epath.Path(folder), error, path) from error
+
+
+def verify_component(folder: epath.PathLike):
+    """Compares every parameter with the manifest.
+
+    Raises:
+        WanError: names the parameter, and its layer, that differs.
+    """
+    for path, entry in read_manifest(folder).items():
+        stacked = len(entry["sha256"]) > 1
+        for layer, expected in enumerate(entry["sha256"]):
+            if digest(read_array(folder, path, layer if stacked else None)) != expected:
+                where = f"{path}, layer {layer}" if stacked else path
+                raise WanError(f"{folder}: the data of {where} differs from its SHA-256; convert the model again")
+
+
+def _check_tree(manifest: Mapping[str, dict], wanted: Mapping[str, jax.ShapeDtypeStruct], folder: epath.Path):
+    problems = [f"  missing {path} {list(wanted[path].shape)}" for path in wanted if path not in manifest]
+    problems += [f"  unexpected {path} {manifest[path]['shape']}" for path in manifest if path not in wanted]
+    problems += [
+        f"  misshapen {path} {manifest[path]['shape']}, expected {list(wanted[path].shape)}"
+        for path in wanted
+        if path in manifest and tuple(manifest[path]["shape"]) != tuple(wanted[path].shape)
+    ]
+    if problems:
+        raise WanError(f"{folder}: {len(problems)} parameters do not fit this model\n" + "\n".join(problems))
+
+
+def _unreadable(folder: epath.Path, error: Exception, path: str | None = None) -> WanError:
+    """The errors of Orbax and TensorStore are pages long; all we need is the folder of the array inside them."""
+    text = f"{error} {error.__cause__}"
+    named = re.search(rf"{_ARRAYS}/([^/'\"\s]+?)[./]*(?=[/'\"\s]|$)", text)
+    path = path or (named.group(1).replace(".", "/") if named else None)
+    what = f"parameter {path}" if path else str(error).splitlines()[0]
+    return WanError(f"{folder}: cannot read {what} (damaged or incomplete data); convert the model again")
+
+
+# ---- Writing --------------------------------------------------------------------------------------------------------
+
+
+def create(folder: epath.PathLike, config: DiTConfig | VAEConfig | UMT5Config, shapes: Mapping, stacked: set[str]):
+    """Makes a weight folder whose arrays are still empty, replacing whatever a killed process left there.
+
+    Args:
+        folder: the component's folder.
+        config: the component's config.
+        shapes: flat {path: jax.ShapeDtypeStruct}.
+        stacked: the paths whose leading axis is the layer; they are written one layer at a time.
+    """
+    folder = epath.Path(folder)
+    for leftover in (folder, *folder.parent.glob(f"{folder.name}.orbax-checkpoint-tmp*")):
+        if leftover.exists():
+            leftover.rmtree()
+    index = {path: np.zeros((1,) * len(x.shape), x.dtype) for path, x in shapes.items()}
+    with _saving():
+        ocp.save(folder, unflatten_dict(index, sep="/"))
+    for path, x in shapes.items():
+        metadata = {
+            "shape": list(x.shape),
+            "data_type": np.dtype(x.dtype).name,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": _chunk_shape(x.shape, np.dtype(x.dtype).itemsize, path in stacked)},
+            },
+            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        }
+        ts.open(
+            _spec(folder, path) | {"metadata": metadata}, create=True, delete_existing=True, context=_STORE
+        ).result()
+    write_json(folder / _CONFIG, config.to_json())
+
+
+class ArrayWriter:
+    """Fills the arrays that `create` made.  Safe to use from several threads."""
+
+    def __init__(self, folder: epath.PathLike):
+        self._folder = epath.Path(folder)
+        self._stores: dict[str, ts.TensorStore] = {}
+
+    def write(self, path: str, layer: int | None, value: np.ndarray) -> str:
+        """Stores a C-contiguous parameter, or one layer of it, and returns its SHA-256."""
+        if path not in self._stores:
+            # Zeros are written like any other value: Orbax takes an absent chunk for lost data.
+            spec = _spec(self._folder, path) | {"store_data_equal_to_fill_value": True}
+            self._stores[path] = ts.open(spec, open=True, context=_STORE).result()
+        store = self._stores[path]
+        written = (store if layer is None else store[layer]).write(value)
+        sha256 = digest(value)  # meanwhile TensorStore's threads write
+        written.result()
+        return sha256
+
+    def finish(self, manifest: Mapping[str, dict[str, Any]]):
+        """Records what was written; see `read_manifest`."""
+        write_json(self._folder / _MANIFEST, dict(manifest))
+
+
+def digest(value: np.ndarray) -> str:
+    """SHA-256 of the values in C order."""
+    return hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8)).hexdigest()
+
+
+def write_json(path: epath.PathLike, content: Any):
+    """Replaces a JSON file atomically."""
+    path = epath.Path(path)
+    temporary = path.parent / f"{path.name}.tmp"
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+
+
+def _saving() -> ocp.Context:
+    context = ocp.Context()
+    context.array.saving.use_ocdbt = False  # one folder per array, which is what lets us write them one by one
+    context.array.saving.use_compression = False  # weights do not compress
+    context.array.saving.array_metadata_store = None  # says nothing that zarr.json does not say
+    context.array.saving.enable_write_sharding_file = False  # a reader's mesh is not the writer's
+    return context
+
+
+def _spec(folder: epath.Path, path: str) -> dict[str, Any]:
+    array = folder / _ARRAYS / path.replace("/", ".")
+    url = str(array) if "://" in str(array) else f"file://{array.absolute()}"
+    return {"driver": "zarr3", "kvstore": f"{url}/"}
+
+
+def _chunk_shape(shape: tuple[int, ...], itemsize: int, stacked: bool) -> list[int]:
+    """Halves the largest even axis until a chunk is small; a chunk never spans two layers."""
+    chunk = [1, *shape[1:]] if stacked else list(shape)
+    while np.prod(chunk) * itemsize > _CHUNK_BYTES and any(n % 2 == 0 for n in chunk):
+        axis = max((n, -i) for i, n in enumerate(chunk) if n % 2 == 0)[1]
+        chunk[-axis] //= 2
+    return chunk
+
+
+def _read_index(folder: epath.Path) -> dict[str, Any]:
+    if not is_checkpoint(folder):
+        raise WanError(f"{folder}: not a finished wan_jax checkpoint (no {_INDEX} with a wan_jax entry)")
+    index = _read_json(folder / _INDEX)
+    if index["wan_jax"]["format"] != FORMAT:
+        raise WanError(f"{folder}: checkpoint format {index['wan_jax']['format']}, this version reads {FORMAT}")
+    return index
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise WanError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise WanError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise WanError(f"{path}: expected a JSON object")
+    return content

@@ -1,0 +1,1 @@
+"""Flow matching: its convention (`flow`), time grids (`schedules`), solvers, guidance and the sampling loop."""

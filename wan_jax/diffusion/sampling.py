@@ -1,0 +1,49 @@
+"""The denoising loop: one compiled function for every step, segment and expert."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from wan_jax.config import DiTConfig
+from wan_jax.diffusion.guidance import guided_velocity
+from wan_jax.diffusion.solvers import SolverState, Steps, solver_step
+from wan_jax.models.dit import DiT, TextKV
+from wan_jax.typing import Float, Params
+
+
+@partial(jax.jit, static_argnames=("config", "dtype"))
+def encode_text(params: Params, text: Float["b s d"], *, config: DiTConfig, dtype) -> TextKV:
+    """The text keys and values of one expert, computed once for all of its steps."""
+    return DiT(config, dtype).apply({"params": params}, text, method="encode_text")
+
+
+@partial(jax.jit, static_argnames=("config", "dtype"), donate_argnames="state")
+def denoise(
+    params: Params,
+    state: SolverState,
+    text: TextKV,
+    steps: Steps,
+    start: int,
+    stop: int,
+    guidance_scale: float | None,
+    *,
+    config: DiTConfig,
+    dtype,
+) -> SolverState:
+    """Steps `start` … `stop` − 1 with one expert.
+
+    The bounds are ordinary arguments, so that a single step, a whole segment and the other expert's segment all run
+    the same executable.  `state` is donated.  A `guidance_scale` of None means one prediction a step, without
+    negative prompt.
+    """
+    dit = DiT(config, dtype)
+
+    def step(i, state: SolverState) -> SolverState:
+        def predict(latents: Float["b f h w c"]) -> Float["b f h w c"]:
+            timestep = jnp.full((len(latents), 1), steps.timestep[i], jnp.float32)
+            return dit.apply({"params": params}, latents, timestep, text, method="velocity")
+
+        return solver_step(state, guided_velocity(predict, state.sample, guidance_scale), steps, i)
+
+    return jax.lax.fori_loop(start, stop, step, state)

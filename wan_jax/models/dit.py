@@ -1,0 +1,203 @@
+"""The denoiser: a diffusion transformer over video tokens (arXiv:2503.20314 §4.2; Wan2.2, wan/modules/model.py).
+
+Read it from the bottom: `DiT` embeds patches, time and text, scans over the stacked blocks, and projects back to a
+velocity.  Work that depends on less than the current latents is done less often: the text keys and values once per
+prompt (`encode_text`), the modulation once per distinct timestep (`r` rows, not one per token).
+
+The residual stream, norms, modulation, time path and head are float32; matrix products run in `dtype`.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from wan_jax.attention import attention
+from wan_jax.config import DiTConfig
+from wan_jax.models.layers import LayerNorm, RMSNorm, dense, layer_norm, timestep_embedding
+from wan_jax.models.rope import Rope, rope_table, rotate
+from wan_jax.typing import Float, Int, typechecked
+
+PATCH = 2  # pixels of latent per token, along height and width
+
+
+@flax.struct.dataclass
+class TextKV:
+    """The prompt as every block's cross-attention sees it."""
+
+    keys: Float["l b s k d"]
+    values: Float["l b s k d"]
+
+
+@typechecked
+def patchify(latents: Float["b f h w c"]) -> Float["b n d"]:
+    """Tokens in (frame, row, column) order; a token's features in (row, column, channel) order."""
+    b, f, h, w, c = latents.shape
+    x = latents.reshape(b, f, h // PATCH, PATCH, w // PATCH, PATCH, c)
+    return x.swapaxes(3, 4).reshape(b, -1, PATCH * PATCH * c)
+
+
+@typechecked
+def unpatchify(tokens: Float["b n d"], grid: tuple[int, int, int]) -> Float["b f h w c"]:
+    """The inverse of `patchify`."""
+    f, rows, columns = grid
+    x = tokens.reshape(tokens.shape[0], f, rows, columns, PATCH, PATCH, -1)
+    return x.swapaxes(3, 4).reshape(tokens.shape[0], f, rows * PATCH, columns * PATCH, -1)
+
+
+@typechecked
+def per_token(rows: Float["b r d"], row: Int["n"] | None) -> Float["b n d"]:
+    """The modulation row of every token; a single row is left to broadcast."""
+    return rows if row is None else rows[:, row]
+
+
+class Attention(nn.Module):
+    """The projections of one attention; q and k are normalised over all heads together."""
+
+    config: DiTConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.q, self.k, self.v, self.o = (dense(self.config.dim, self.dtype) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(self.config.eps), RMSNorm(self.config.eps)
+
+    def queries(self, x: Float["b n c"]) -> Float["b n k d"]:
+        return self._heads(self.norm_q(self.q(x)))
+
+    def keys(self, x: Float["b n c"]) -> Float["b n k d"]:
+        return self._heads(self.norm_k(self.k(x)))
+
+    def values(self, x: Float["b n c"]) -> Float["b n k d"]:
+        return self._heads(self.v(x))
+
+    def attend(self, q: Float["b n k d"], k: Float["b s k d"], v: Float["b s k d"]) -> Float["b n c"]:
+        out = attention(*(x.astype(self.dtype) for x in (q, k, v)))
+        return self.o(out.reshape(*out.shape[:2], -1))
+
+    def _heads(self, x: Float["b n c"]) -> Float["b n k d"]:
+        return x.reshape(*x.shape[:-1], self.config.num_attention_heads, self.config.attention_head_dim)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention to the text, feed-forward; the first and last are modulated by time."""
+
+    config: DiTConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        dim = self.config.dim
+        self.modulation = self.param("modulation", nn.initializers.normal(dim**-0.5), (6, dim))
+        self.self_attn = Attention(self.config, self.dtype)
+        self.norm_cross = LayerNorm(self.config.eps)
+        self.cross_attn = Attention(self.config, self.dtype)
+        self.ffn_in = dense(self.config.ffn_dim, self.dtype)
+        self.ffn_out = dense(dim, self.dtype)
+
+    def text_kv(self, carry: None, text: Float["b s c"]) -> tuple[None, TextKV]:
+        keys, values = self.cross_attn.keys(text), self.cross_attn.values(text)
+        return carry, TextKV(keys.astype(self.dtype), values.astype(self.dtype))
+
+    def __call__(
+        self, x: Float["b n c"], text: TextKV, time: Float["b r 6 c"], row: Int["n"] | None, rope: Rope
+    ) -> tuple[Float["b n c"], None]:
+        table = self.modulation + time
+        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (per_token(table[:, :, i], row) for i in range(6))
+
+        h = layer_norm(x, self.config.eps) * (1 + scale_sa) + shift_sa
+        q, k = rotate(self.self_attn.queries(h), rope), rotate(self.self_attn.keys(h), rope)
+        x = x + gate_sa * self.self_attn.attend(q, k, self.self_attn.values(h))
+
+        q = self.cross_attn.queries(self.norm_cross(x))
+        x = x + self.cross_attn.attend(q, text.keys, text.values)
+
+        h = layer_norm(x, self.config.eps) * (1 + scale_ff) + shift_ff
+        x = x + gate_ff * self.ffn_out(nn.gelu(self.ffn_in(h), approximate=True))
+        return x, None
+
+
+class Head(nn.Module):
+    """Modulated norm and projection from a token to its patch, in float32."""
+
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(self, x: Float["b n c"], time: Float["b r c"], row: Int["n"] | None) -> Float["b n d"]:
+        dim = self.config.dim
+        table = self.param("modulation", nn.initializers.normal(dim**-0.5), (2, dim))
+        shift, scale = (per_token(time + table[i], row) for i in range(2))
+        x = layer_norm(x, self.config.eps) * (1 + scale) + shift
+        return nn.Dense(
+            self.config.out_channels * PATCH**2,
+            kernel_init=nn.initializers.zeros,
+            precision=jax.lax.Precision.HIGHEST,
+            name="proj",
+        )(x)
+
+
+class DiT(nn.Module):
+    """The diffusion transformer.  `dtype` is that of the matrix products."""
+
+    config: DiTConfig
+    dtype: jnp.dtype = jnp.bfloat16
+
+    def setup(self):
+        dim = self.config.dim
+        self.patch_embedding = dense(dim, self.dtype)
+        self.text_in, self.text_out = dense(dim, self.dtype), dense(dim, self.dtype)
+        self.time_in, self.time_out = dense(dim, jnp.float32), dense(dim, jnp.float32)
+        self.time_proj = dense(6 * dim, jnp.float32)
+        stacked = {
+            "variable_axes": {"params": 0},
+            "split_rngs": {"params": True},
+            "length": self.config.num_layers,
+        }
+        self.blocks = nn.scan(
+            Block,
+            methods={
+                "text_kv": {**stacked, "in_axes": nn.broadcast},
+                "__call__": {**stacked, "in_axes": (0, nn.broadcast, nn.broadcast, nn.broadcast)},
+            },
+        )(self.config, self.dtype)
+        self.head = Head(self.config)
+
+    @typechecked
+    def encode_text(self, text: Float["b s d"]) -> TextKV:
+        """Projects umT5 states, zero rows of padding included, to every block's keys and values.
+
+        The padding is not masked: after the projection it is a constant vector that the released models attend to.
+        """
+        text = self.text_out(nn.gelu(self.text_in(text), approximate=True))
+        return self.blocks.text_kv(None, text)[1]
+
+    @typechecked
+    def velocity(
+        self, latents: Float["b f h w c"], timestep: Float["b r"], text: TextKV, row: Int["n"] | None = None
+    ) -> Float["b f h w o"]:
+        """The predicted velocity, noise − x0, in float32.
+
+        Args:
+            latents: noisy latents, and after them any channels the model is conditioned on.
+            timestep: the r distinct timesteps of each sample, in 0 … 1000.
+            text: the prompts, from `encode_text`.
+            row: which of the r timesteps each token has; None where all tokens share the only one.
+        """
+        _, f, h, w, _ = latents.shape
+        grid = (f, h // PATCH, w // PATCH)
+        time = self.time_out(nn.silu(self.time_in(timestep_embedding(timestep, self.config.freq_dim))))
+        table = self.time_proj(nn.silu(time)).reshape(*timestep.shape, 6, self.config.dim)
+        x = self.patch_embedding(patchify(latents)).astype(jnp.float32)
+        x, _ = self.blocks(x, text, table, row, rope_table(grid, self.config.attention_head_dim))
+        return unpatchify(self.head(x, time, row), grid)
+
+    def __call__(
+        self, latents: Float["b f h w c"], timestep: Float["b r"], text: Float["b s d"], row: Int["n"] | None = None
+    ) -> Float["b f h w o"]:
+        """Velocity straight from umT5 states: `encode_text`, then `velocity`."""
+        return self.velocity(latents, timestep, self.encode_text(text), row)
+
+
+def abstract_params(config: DiTConfig) -> dict:
+    """The parameter tree as float32 shapes; nothing is computed."""
+    latents = jnp.zeros((1, 1, PATCH, PATCH, config.in_channels))
+    text = jnp.zeros((1, 1, config.text_dim))
+    return jax.eval_shape(DiT(config).init, jax.random.key(0), latents, jnp.zeros((1, 1)), text)["params"]

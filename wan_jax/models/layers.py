@@ -1,0 +1,61 @@
+"""Small layers that the networks share.  Norms and modulation compute in float32 and return float32."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wan_jax.precision import matmul_precision
+from wan_jax.typing import Float, typechecked
+
+
+def dense(features: int, dtype, use_bias: bool = True) -> nn.Dense:
+    """A linear layer that computes in `dtype`, exactly so where that is float32."""
+    return nn.Dense(features, use_bias=use_bias, dtype=dtype, precision=matmul_precision(dtype))
+
+
+@typechecked
+def layer_norm(x: Float["*b d"], eps: float) -> Float["*b d"]:
+    """LayerNorm without parameters."""
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with scale and bias."""
+
+    eps: float
+
+    @nn.compact
+    @typechecked
+    def __call__(self, x: Float["*b d"]) -> Float["*b d"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return layer_norm(x, self.eps) * scale + bias
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square over features, then a scale; no mean is taken off."""
+
+    eps: float
+
+    @nn.compact
+    @typechecked
+    def __call__(self, x: Float["*b d"]) -> Float["*b d"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        x = x.astype(jnp.float32)
+        return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps) * scale
+
+
+@typechecked
+def timestep_embedding(timestep: Float["*b"], dim: int) -> Float["*b d"]:
+    """Sinusoids of the raw timestep (0 … 1000): `dim / 2` cosines, then as many sines (arXiv:1706.03762 §3.5).
+
+    The exponents are rounded to float32, as in Diffusers; that is within 6e-5 of the official float64 angles.
+    """
+    half = dim // 2
+    exponents = -np.float32(np.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    angles = timestep[..., None].astype(jnp.float32) * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

@@ -1,0 +1,249 @@
+"""Wan-VAE 2.1 (Wan2.2, wan/modules/vae2_1.py; arXiv:2503.20314, §4.1).
+
+A causal video autoencoder: 1 + 4n frames of h×w pixels ↔ 1 + n frames of h/8 × w/8 latents.  The official code feeds
+it one chunk at a time (1 pixel frame, then 4, 4, …; one latent frame each); here a chunk may be of any length, up to
+the whole clip, and the result does not depend on the cut (see `vae_layers`).  `wan_jax.models.streaming` does the
+cutting.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wan_jax.config import VAEConfig
+from wan_jax.errors import WanError
+from wan_jax.models.vae_layers import (
+    Cache,
+    Downsample,
+    Level,
+    Middle,
+    ResidualBlock,
+    RMSNorm,
+    Upsample,
+    causal,
+    causal_conv,
+    init_residual_cache,
+    pointwise,
+)
+from wan_jax.typing import Float, Params, typechecked
+
+
+def encoder_levels(config: VAEConfig) -> list[Level]:
+    """The encoder's resolutions, from pixels to latents."""
+    widths = [config.base_dim * mult for mult in (1, *config.dim_mult)]
+    temporal = (*config.temporal_downsample, False)
+    last = len(temporal) - 1
+    return [
+        Level(in_channels=widths[i], channels=widths[i + 1], resample=i != last, temporal=temporal[i])
+        for i in range(last + 1)
+    ]
+
+
+def decoder_levels(config: VAEConfig) -> list[Level]:
+    """The decoder's resolutions, from latents to pixels.  Each upsampling halves the channels."""
+    widths = [config.base_dim * mult for mult in reversed(config.dim_mult)]
+    temporal = (*reversed(config.temporal_downsample), False)
+    last = len(temporal) - 1
+    return [
+        Level(
+            in_channels=widths[i - 1] // 2 if i else widths[0],
+            channels=widths[i],
+            resample=i != last,
+            temporal=temporal[i],
+        )
+        for i in range(last + 1)
+    ]
+
+
+class Encoder(nn.Module):
+    """Pixels in [-1, 1] to mean and log-variance, before `quant_conv`."""
+
+    config: VAEConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, cache: Cache, first: bool) -> tuple[jax.Array, Cache]:
+        new = {}
+        x, new["conv_in"] = causal(causal_conv(self.config.base_dim, self.dtype, "conv_in"), x, cache["conv_in"])
+        for i, level in enumerate(encoder_levels(self.config)):
+            name = f"level_{i}"
+            x, new[name] = _DownLevel(level, self.config.num_res_blocks, self.dtype, name=name)(x, cache[name], first)
+        x, new["mid"] = Middle(self.dtype, name="mid")(x, cache["mid"])
+        x = nn.silu(RMSNorm(name="norm_out")(x))
+        x, new["conv_out"] = causal(causal_conv(2 * self.config.z_dim, self.dtype, "conv_out"), x, cache["conv_out"])
+        return x, new
+
+
+class Decoder(nn.Module):
+    """Latents, after `post_quant_conv`, to pixels in about [-1, 1]."""
+
+    config: VAEConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, cache: Cache, first: bool) -> tuple[jax.Array, Cache]:
+        new = {}
+        levels = decoder_levels(self.config)
+        width = levels[0].in_channels
+        x, new["conv_in"] = causal(causal_conv(width, self.dtype, "conv_in"), x, cache["conv_in"])
+        x, new["mid"] = Middle(self.dtype, name="mid")(x, cache["mid"])
+        for i, level in enumerate(levels):
+            name = f"level_{i}"
+            x, new[name] = _UpLevel(level, self.config.num_res_blocks + 1, self.dtype, name=name)(x, cache[name], first)
+        x = nn.silu(RMSNorm(name="norm_out")(x))
+        x, new["conv_out"] = causal(causal_conv(3, self.dtype, "conv_out"), x, cache["conv_out"])
+        return x, new
+
+
+class _DownLevel(nn.Module):
+    level: Level
+    num_blocks: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, cache: Cache, first: bool) -> tuple[jax.Array, Cache]:
+        new = {}
+        for name in [f"res_{i}" for i in range(self.num_blocks)]:
+            x, new[name] = ResidualBlock(self.level.channels, self.dtype, name=name)(x, cache[name])
+        if self.level.resample:
+            x, new["down"] = Downsample(self.level.temporal, self.dtype, name="down")(x, cache["down"], first)
+        return x, new
+
+
+class _UpLevel(nn.Module):
+    level: Level
+    num_blocks: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, cache: Cache, first: bool) -> tuple[jax.Array, Cache]:
+        new = {}
+        for name in [f"res_{i}" for i in range(self.num_blocks)]:
+            x, new[name] = ResidualBlock(self.level.channels, self.dtype, name=name)(x, cache[name])
+        if self.level.resample:
+            up = Upsample(self.level.channels // 2, self.level.temporal, self.dtype, name="up")
+            x, new["up"] = up(x, cache["up"], first)
+        return x, new
+
+
+class VAE21(nn.Module):
+    """The autoencoder.  `dtype` is that of its matrix products; norms and latent statistics are in float32.
+
+    `encode` and `decode` take one chunk of a clip and the cache that the chunk before it left; a clip starts with
+    `init_encoder_cache` or `init_decoder_cache` and `first=True`.
+    """
+
+    config: VAEConfig
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.encoder = Encoder(self.config, self.dtype)
+        self.quant_conv = pointwise(2 * self.config.z_dim, self.dtype)
+        self.post_quant_conv = pointwise(self.config.z_dim, self.dtype)
+        self.decoder = Decoder(self.config, self.dtype)
+
+    @typechecked
+    def __call__(self, video: Float["b f h w 3"]) -> Float["b f h w 3"]:
+        """The reconstruction of a whole clip, in one piece."""
+        b, _, h, w, _ = video.shape
+        latents, _ = self.encode(video, self.init_encoder_cache(b, h, w), first=True)
+        reconstruction, _ = self.decode(latents, self.init_decoder_cache(b, *latents.shape[2:4]), first=True)
+        return reconstruction
+
+    @typechecked
+    def encode(self, video: Float["b f h w 3"], cache: Cache, *, first: bool) -> tuple[Float["b g i j z"], Cache]:
+        """Normalised latents (the posterior's mean, float32) of a chunk of pixels in [-1, 1], and the cache.
+
+        Raises:
+            WanError: the chunk does not divide into latents; see `moments`.
+        """
+        (mean, _), cache = self.moments(video, cache, first=first)
+        center, spread = self._statistics()
+        return (mean - center) / spread, cache
+
+    @typechecked
+    def moments(
+        self, video: Float["b f h w 3"], cache: Cache, *, first: bool
+    ) -> tuple[tuple[Float["b g i j z"], Float["b g i j z"]], Cache]:
+        """Mean and log-variance of the posterior before normalisation, both float32, and the cache.
+
+        Raises:
+            WanError: there are not 1 + 4n frames (4n if not `first`), or height or width is no multiple of 8.
+        """
+        b, f, h, w, _ = video.shape
+        time, space = self.config.temporal_factor, self.config.spatial_factor
+        if f < first or (f - first) % time or h % space or w % space:
+            frames = f"1 + {time}n" if first else f"{time}n"
+            raise WanError(
+                f"{f} frames of {h}×{w} do not divide into latents: "
+                f"there must be {frames} frames, with height and width multiples of {space}"
+            )
+        x, cache = self.encoder(video.astype(self.dtype), cache, first)
+        mean, log_variance = jnp.split(self.quant_conv(x).astype(jnp.float32), 2, axis=-1)
+        return (mean, log_variance), cache
+
+    @typechecked
+    def decode(self, latents: Float["b f h w z"], cache: Cache, *, first: bool) -> tuple[Float["b g i j 3"], Cache]:
+        """Pixels in [-1, 1], float32, of a chunk of normalised latents, and the cache.
+
+        n frames of latents make 4n frames, 4n - 3 where `first`.
+        """
+        center, spread = self._statistics()
+        x = self.post_quant_conv((latents.astype(jnp.float32) * spread + center).astype(self.dtype))
+        x, cache = self.decoder(x, cache, first)
+        return jnp.clip(x.astype(jnp.float32), -1.0, 1.0), cache
+
+    @nn.nowrap
+    def init_encoder_cache(self, batch: int, height: int, width: int) -> Cache:
+        """The cache before the first chunk of a clip of height × width pixels."""
+
+        def zeros(channels: int, scale: int, frames: int = 2) -> jax.Array:
+            return jnp.zeros((batch, frames, height >> scale, width >> scale, channels), self.dtype)
+
+        cache = {"conv_in": zeros(3, scale=0)}
+        for i, level in enumerate(encoder_levels(self.config)):
+            here = partial(zeros, scale=i)
+            blocks = init_residual_cache(here, level.in_channels, level.channels, self.config.num_res_blocks)
+            if level.resample:
+                # With a stride of two, the next window shares one frame with the last.
+                after = {"time_conv": zeros(level.channels, scale=i + 1, frames=1)} if level.temporal else {}
+                blocks["down"] = after
+            cache[f"level_{i}"] = blocks
+        cache["mid"] = init_residual_cache(here, level.channels, level.channels, 2)
+        cache["conv_out"] = here(level.channels)
+        return cache
+
+    @nn.nowrap
+    def init_decoder_cache(self, batch: int, height: int, width: int) -> Cache:
+        """The cache before the first chunk of a clip of height × width latents."""
+
+        def zeros(channels: int, scale: int) -> jax.Array:
+            return jnp.zeros((batch, 2, height << scale, width << scale, channels), self.dtype)
+
+        levels = decoder_levels(self.config)
+        width_in = levels[0].in_channels
+        cache = {"conv_in": zeros(self.config.z_dim, scale=0)}
+        cache["mid"] = init_residual_cache(partial(zeros, scale=0), width_in, width_in, 2)
+        for i, level in enumerate(levels):
+            here = partial(zeros, scale=i)
+            blocks = init_residual_cache(here, level.in_channels, level.channels, self.config.num_res_blocks + 1)
+            if level.resample:
+                blocks["up"] = {"time_conv": here(level.channels)} if level.temporal else {}
+            cache[f"level_{i}"] = blocks
+        cache["conv_out"] = here(level.channels)
+        return cache
+
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each latent channel."""
+        return np.float32(self.config.latents_mean), np.float32(self.config.latents_std)
+
+
+def abstract_params(config: VAEConfig) -> Params:
+    """The shapes of the parameters, without making them (float32)."""
+    space = config.spatial_factor
+    video = jax.ShapeDtypeStruct((1, 1, space, space, 3), jnp.float32)
+    return jax.eval_shape(VAE21(config).init, jax.random.key(0), video)["params"]

@@ -1,0 +1,297 @@
+"""`WanPipeline`: prompts in, videos out."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+import wan_jax
+from wan_jax.cache import enable_compilation_cache
+from wan_jax.conditioning import Conditioning
+from wan_jax.config import UMT5Config, WanConfig
+from wan_jax.diffusion import sampling
+from wan_jax.diffusion.guidance import is_guided, prompt_batch
+from wan_jax.diffusion.solvers import SolverState, make_steps
+from wan_jax.errors import WanError
+from wan_jax.experts import Segment, segments
+from wan_jax.models import streaming
+from wan_jax.models.umt5 import UMT5Encoder
+from wan_jax.models.vae21 import VAE21
+from wan_jax.pipelines.loading import load
+from wan_jax.pipelines.request import Request
+from wan_jax.tokenizer import Tokenizer
+from wan_jax.typing import Bool, Float, Int, Params
+from wan_jax.video_io import Frames
+
+# Inputs of tasks that other Wan models do: named in the signature, so that the error can say so.
+_OTHER_TASKS = ("image", "last_image", "video", "mask", "reference_images", "strength")
+
+
+@dataclass
+class WanPipelineOutput:
+    """The result of a call.
+
+    `frames` is float32 [b f h w c] in [0, 1], or the latents [b c f h w].  `settings` is a JSON-like dict that says how
+    they were made; give it to `export_to_video(…, metadata=out.settings)`.
+    """
+
+    frames: Frames | np.ndarray
+    settings: dict[str, Any]
+
+
+class WanPipeline:
+    """A Wan model, ready to generate.  Make one with `from_pretrained`."""
+
+    def __init__(
+        self, config: WanConfig, params: dict[str, Params], tokenizer: Tokenizer, dtype, vae_dtype, fingerprint: str
+    ):
+        self.config = config
+        self.params = params  # by component: transformer, transformer_2, vae, text_encoder
+        self.tokenizer = tokenizer
+        self.dtype = jnp.dtype(dtype)
+        self.vae = VAE21(config.vae, jnp.dtype(vae_dtype))
+        self.fingerprint = fingerprint
+        self._progress_bar = {"disable": False}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        *,
+        dtype: Any = "bfloat16",
+        torch_dtype: Any = None,
+        vae_dtype: Any = None,
+        mesh: jax.sharding.Mesh | None = None,
+        cache_dir: str | None = None,
+        verify: bool = False,
+    ) -> "WanPipeline":
+        """Loads a model from a folder or the Hugging Face hub.
+
+        Args:
+            model: a folder in our layout, the Diffusers layout or the original Wan layout; a hub id of the latter two;
+                or a name from `configs/`.  PyTorch weights are converted on the way in.
+            dtype: of the transformers and the text encoder; norms, modulation, time path and head stay in float32.
+            torch_dtype: the same, under the name that Diffusers scripts use.
+            vae_dtype: of the VAE; None is float32, and bfloat16 on TPU, where float32 costs six passes.
+            mesh: must be None: sharding over several devices is not supported yet.
+            cache_dir: keep the converted checkpoint here and load it from here the next time.  Models from the hub are
+                always kept, by default in `~/.cache/wan_jax`.
+            verify: recompute the checkpoint's SHA-256 digests while loading.
+
+        Raises:
+            WanError: there is no such model, or its files are incomplete, damaged or of another kind.
+        """
+        if mesh is not None:
+            raise WanError("mesh: sharding over several devices is not supported yet; leave it out")
+        enable_compilation_cache()
+        dtype = _dtype(dtype if torch_dtype is None else torch_dtype)
+        if vae_dtype is None:
+            vae_dtype = "bfloat16" if jax.default_backend() == "tpu" else "float32"
+        loaded = load(model, dtype, _dtype(vae_dtype), cache_dir=cache_dir, verify=verify)
+        return cls(loaded.config, loaded.params, loaded.tokenizer, dtype, _dtype(vae_dtype), loaded.fingerprint)
+
+    def __call__(
+        self,
+        prompt: str | list[str],
+        negative_prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_scale_2: float | None = None,
+        seed: int = 0,
+        latents: Float["b c f h w"] | None = None,
+        image: Any = None,
+        last_image: Any = None,
+        video: Any = None,
+        mask: Any = None,
+        reference_images: Any = None,
+        conditioning_scale: float = 1.0,
+        strength: float | None = None,
+        solver: str = "unipc",
+        flow_shift: float | None = None,
+        sigma_grid: str = "wan",
+        callback_on_step_end: Callable | None = None,
+        output_type: str = "np",
+    ) -> WanPipelineOutput:
+        """Generates one video per prompt.  `None` stands for the model's own value (`pipe.config.sampling`).
+
+        Args:
+            prompt: what to show, in English or Chinese; a list makes a batch.
+            negative_prompt: what to avoid, for all prompts or one each; None is Wan's own.
+            height, width: in pixels, multiples of 16.
+            num_frames: 4n + 1.
+            num_inference_steps: of the solver; 20 to 50 is usual.
+            guidance_scale: classifier-free guidance of the high-noise expert, and of the low-noise one if
+                `guidance_scale_2` is not given; 1 or less switches it off and halves the work.
+            guidance_scale_2: that of the low-noise expert.
+            seed: of the first video's noise; the following videos of a batch use seed + 1, seed + 2, …
+            latents: the starting noise [b c f h w], instead of a seed.
+            image, last_image, video, mask, reference_images, conditioning_scale, strength: for models of other tasks.
+            solver: "unipc", "dpm++" or "euler".
+            flow_shift: how far the steps lean towards high noise.
+            sigma_grid: "wan", or "diffusers" for the noise levels of Diffusers' scheduler.
+            callback_on_step_end: called as f(pipe, step, timestep, {"latents": [b c f h w]}) after every step; may return
+                a dict with other latents to go on from.
+            output_type: "np" for frames, "latent" for the final latents.
+
+        Raises:
+            WanError: a value is impossible, or meant for another kind of model.
+        """
+        given = {"image": image, "last_image": last_image, "video": video, "mask": mask}
+        given |= {"reference_images": reference_images, "strength": strength}
+        for name in _OTHER_TASKS:
+            if given[name] is not None:
+                raise WanError(f"{name}: {self.config.name} is a text-to-video model and takes no {name}")
+        if output_type not in ("np", "latent"):
+            raise WanError(f"output_type={output_type!r} is unknown; use 'np' or 'latent'")
+        request = Request.make(
+            self.config,
+            prompt,
+            negative_prompt,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_scale_2=guidance_scale_2,
+            seed=seed,
+            solver=solver,
+            flow_shift=flow_shift,
+            sigma_grid=sigma_grid,
+        )
+        noise = self._noise(request, latents)
+        result = self._denoise(request, noise, self._conditioning(request), callback_on_step_end)
+        frames = np.asarray(_swap_channels(result)) if output_type == "latent" else self.decode(result)
+        return WanPipelineOutput(frames, self._settings(request))
+
+    def encode_prompts(self, prompts: list[str]) -> Float["b s d"]:
+        """umT5 states of 512 tokens each, zero after the end of the text."""
+        ids, mask = self.tokenizer(prompts)
+        encode = partial(_encode_prompt, self.params["text_encoder"], config=self.config.text_encoder, dtype=self.dtype)
+        # One text at a time, so that every batch size runs the same program, and equal texts are encoded once.
+        states = {text: encode(ids[i : i + 1], mask[i : i + 1]) for i, text in enumerate(prompts)}
+        return jnp.concatenate([states[text] for text in prompts])
+
+    def decode(self, latents: Float["b f h w c"]) -> Frames:
+        """Latents to frames in [0, 1], a latent frame at a time."""
+        chunks = streaming.decode_chunks(self.vae, self.params["vae"], latents)
+        frames = np.concatenate([np.asarray(_to_unit_range(chunk)) for chunk in chunks], axis=1)
+        return Frames(frames, self.config.sampling.fps)
+
+    def to(self, *_, **__) -> "WanPipeline":
+        """Does nothing: JAX has placed the weights already.  For Diffusers scripts."""
+        return self
+
+    def enable_model_cpu_offload(self):
+        """Not supported yet: warns, and leaves all weights on the device."""
+        warnings.warn("model offload is not supported yet; all weights stay on the device", stacklevel=2)
+
+    def set_progress_bar_config(self, **kwargs):
+        """Arguments for tqdm.  `disable=True` also lets each expert's steps run as one program without pause."""
+        self._progress_bar |= kwargs
+
+    def _noise(self, request: Request, latents: Float["b c f h w"] | None) -> Float["b f h w c"]:
+        shape = request.latent_shape(self.config)
+        if latents is None:
+            keys = [jax.random.key(request.seed + i) for i in range(shape[0])]
+            return jnp.stack([jax.random.normal(key, shape[1:], jnp.float32) for key in keys])
+        expected = (shape[0], shape[-1], *shape[1:-1])
+        if tuple(latents.shape) != expected:
+            raise WanError(f"latents have shape {list(latents.shape)}, expected {list(expected)}")
+        # A copy: the solver's state is donated, and the caller may want to use the noise again.
+        return jnp.array(np.moveaxis(np.asarray(latents, np.float32), 1, -1))
+
+    def _conditioning(self, request: Request) -> Conditioning:
+        text = self.encode_prompts(request.prompt)
+        guided = any(map(is_guided, request.guidance_scales))
+        return Conditioning(text, self.encode_prompts(request.negative_prompt) if guided else None)
+
+    def _denoise(
+        self, request: Request, noise: Float["b f h w c"], conditioning: Conditioning, callback: Callable | None
+    ) -> Float["b f h w c"]:
+        schedule, steps = make_steps(
+            request.solver, request.num_inference_steps, request.flow_shift, request.sigma_grid
+        )
+        state = SolverState.init(noise)
+        watched = callback is not None or not self._progress_bar["disable"]
+        with tqdm(total=len(schedule), unit="step", **self._progress_bar) as bar:
+            for segment in segments(schedule.timesteps, self.config.boundary_ratio):
+                bar.set_description(self._expert_name(segment))
+                advance = self._expert(request, segment, conditioning, steps)
+                if not watched:
+                    state = advance(state, segment.start, segment.stop)
+                    continue
+                for i in range(segment.start, segment.stop):
+                    state = jax.block_until_ready(advance(state, i, i + 1))
+                    if callback is not None:
+                        state = self._call_back(callback, i, int(schedule.timesteps[i]), state)
+                    bar.update()
+        return state.sample
+
+    def _expert(self, request: Request, segment: Segment, conditioning: Conditioning, steps) -> Callable:
+        """The function (state, start, stop) → state of one expert, with the text already projected for it."""
+        params = self.params[self.config.transformers[segment.expert]]
+        scale = request.guidance_scales[segment.expert]
+        static = {"config": self.config.transformer, "dtype": self.dtype}
+        batch = prompt_batch(conditioning.text, conditioning.negative_text, scale)
+        text = sampling.encode_text(params, batch, **static)
+        scale = scale if is_guided(scale) else None
+
+        def advance(state: SolverState, start: int, stop: int) -> SolverState:
+            return sampling.denoise(params, state, text, steps, start, stop, scale, **static)
+
+        return advance
+
+    def _expert_name(self, segment: Segment) -> str:
+        return "denoise" if self.config.boundary_ratio is None else ("high noise", "low noise")[segment.expert]
+
+    def _call_back(self, callback: Callable, step: int, timestep: int, state: SolverState) -> SolverState:
+        answer = callback(self, step, timestep, {"latents": _swap_channels(state.sample)}) or {}
+        if "latents" not in answer:
+            return state
+        return state.replace(sample=jnp.moveaxis(jnp.array(answer["latents"], jnp.float32), 1, -1))
+
+    def _settings(self, request: Request) -> dict[str, Any]:
+        return {
+            **dataclasses.asdict(request),
+            "fps": self.config.sampling.fps,
+            "model": self.config.name,
+            "checkpoint": self.fingerprint,
+            "dtype": self.dtype.name,
+            "vae_dtype": self.vae.dtype.name,
+            "versions": {"wan_jax": wan_jax.__version__, "jax": jax.__version__},
+            "device": jax.devices()[0].device_kind,
+        }
+
+
+@partial(jax.jit, static_argnames=("config", "dtype"))
+def _encode_prompt(params: Params, ids: Int["b s"], mask: Bool["b s"], *, config: UMT5Config, dtype) -> Float["b s d"]:
+    return UMT5Encoder(config, dtype).apply({"params": params}, ids, mask)
+
+
+@jax.jit
+def _to_unit_range(video: Float["b f h w c"]) -> Float["b f h w c"]:
+    return jnp.clip(video / 2 + 0.5, 0, 1)
+
+
+def _swap_channels(latents: Float["b f h w c"]) -> Float["b c f h w"]:
+    return jnp.moveaxis(latents, -1, 1)
+
+
+def _dtype(name: Any) -> jnp.dtype:
+    try:
+        dtype = jnp.dtype(name)
+    except TypeError:
+        dtype = None
+    if dtype not in (jnp.bfloat16, jnp.float16, jnp.float32):
+        raise WanError(f"dtype={name!r} is unknown; use 'bfloat16', 'float16' or 'float32'")
+    return dtype

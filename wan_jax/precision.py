@@ -1,0 +1,26 @@
+"""Which parameters stay in float32 when the rest is bfloat16.
+
+The official code computes norms, modulation, the time embedding and the head in float32 from the float32 weights of
+the checkpoint (Wan2.2, wan/modules/model.py).  They are small, so we store them that way too.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_FLOAT32_PREFIXES = ("norm", "modulation", "time_", "head")
+
+
+def stays_float32(path: str) -> bool:
+    """Whether the parameter at `path` ("blocks/self_attn/norm_q/scale") is kept in float32."""
+    return any(part.startswith(_FLOAT32_PREFIXES) for part in path.split("/"))
+
+
+def storage_dtype(path: str, dtype) -> np.dtype:
+    """The dtype in which the parameter at `path` is stored when `dtype` is asked for."""
+    return np.dtype(jnp.float32 if stays_float32(path) else dtype)
+
+
+def matmul_precision(dtype) -> jax.lax.Precision | None:
+    """Exact float32 where float32 is asked for: a TPU would otherwise multiply in bfloat16."""
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None

@@ -1,0 +1,284 @@
+"""Videos in and out of files, with the settings that made them.
+
+Written files appear whole or not at all, and the same frames and metadata give the same bytes.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import ExifTags, Image
+
+from wan_jax.errors import WanError
+
+DEFAULT_FPS = 16  # Wan's own, but for the 5B model's 24
+_BT709 = 1  # in each of FFmpeg's enumerations: matrix, primaries, transfer
+_LIMITED_RANGE = 1
+_X264 = {
+    "crf": "17",
+    "threads": "8",  # a fixed number: by default it is that of the cores, and changes the file
+    "mbtree": "0",  # reads uninitialised memory at some sizes (libx264 165), so that no two files are equal
+}
+
+
+class Frames(np.ndarray):
+    """A float32 video [f h w c] in [0, 1] that remembers its frame rate `fps`, also when sliced."""
+
+    fps: float | None
+
+    def __new__(cls, frames: np.ndarray, fps: float | None = None) -> "Frames":
+        video = np.asarray(frames, np.float32).view(cls)
+        video.fps = fps
+        return video
+
+    def __array_finalize__(self, source):
+        self.fps = getattr(source, "fps", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A video file.  Each iteration decodes it anew, one uint8 frame [h w 3] at a time.
+
+    Raises:
+        WanError: while iterating, where the file is damaged.
+    """
+
+    path: Path
+    fps: float
+    height: int
+    width: int
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        with _opened(self.path) as container:
+            for frame in container.decode(video=0):
+                yield _upright(frame)
+
+
+def read_video(path: str | os.PathLike) -> Video:
+    """Opens any video that FFmpeg can decode.
+
+    Raises:
+        WanError: the file is missing, damaged or not a video.
+    """
+    path = Path(path)
+    with _opened(path) as container:
+        first = next(container.decode(video=0), None)
+        if first is None:
+            raise WanError(f"{path} holds no frames")
+        stream = container.streams.video[0]
+        height, width, _ = _upright(first).shape
+        return Video(path, float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS), height, width)
+
+
+def export_to_video(
+    frames: Iterable[np.ndarray],
+    path: str | os.PathLike,
+    fps: float | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Path:
+    """Writes one video to `path`, whose suffix chooses the format.
+
+    `.mp4` is H.264 that browsers play; `.webp` and `.gif` are animated pictures; no suffix makes a folder of
+    `00000.png`, `00001.png`, …  Missing parent folders are created.  Floats become bytes by truncation, as in the
+    official code (Wan2.2, wan/utils/utils.py) and in Diffusers.
+
+    Args:
+        frames: a video [f h w c], or any iterable of frames [h w c] or of pieces [f h w c]; floats in [0, 1] or uint8.
+            From an iterator, `.mp4` files and folders are written in constant memory.
+        path: the file or folder to write.  A file is replaced; a folder must be new or empty.
+        fps: frames per second; None for the rate that `frames` remembers (`Frames.fps`), else 16.
+        metadata: what `read_metadata` shall return, of JSON types.
+
+    Returns:
+        `path`, as a `Path`.
+
+    Raises:
+        WanError: the suffix is not supported, the place cannot be written, or the frames make no video.
+    """
+    path = Path(path)
+    check_output(path)
+    if getattr(frames, "ndim", 4) != 4:
+        raise WanError(f"expected one video [f h w 3], not shape {list(frames.shape)}; of a batch, write frames[0]")
+    if fps is None:
+        fps = getattr(frames, "fps", None) or DEFAULT_FPS
+    if not (math.isfinite(fps) and fps > 0):
+        raise WanError(f"fps={fps} is not a frame rate")
+    settings = json.dumps(metadata, sort_keys=True) if metadata else ""
+    with _atomic(path) as temporary:
+        _FORMATS[path.suffix.lower()](_checked(frames), temporary, fps, settings)
+    return path
+
+
+def check_output(path: str | os.PathLike):
+    """Tells before the work whether `export_to_video` can write to `path`; creates the parent folder.
+
+    Raises:
+        WanError: the suffix is not supported, or the place cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _FORMATS:
+        raise WanError(f"cannot write {path}: use .mp4, .webp or .gif, or no suffix for a folder of .png files")
+    with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(path):
+        if path.suffix and path.is_dir():
+            raise WanError(f"cannot write {path}: it is a folder")
+        if not path.suffix and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise WanError(f"cannot write {path}: it exists and is not an empty folder")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise WanError(f"cannot write {path}: no permission to write to {path.parent}")
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+    """The metadata given to `export_to_video`; {} if there was none or another program wrote the file.
+
+    Raises:
+        WanError: the file is missing, damaged or of another format.
+    """
+    path = Path(path)
+    if path.suffix.lower() in (".webp", ".gif"):
+        try:
+            with Image.open(path) as image:
+                exif = image.getexif().get(ExifTags.Base.ImageDescription, "")
+                settings = image.info.get("comment", exif)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    elif path.is_dir():
+        file = path / "metadata.json"
+        settings = file.read_bytes() if file.exists() else ""
+    else:
+        with _opened(path) as container:
+            settings = container.metadata.get("comment", "")
+    try:
+        metadata = json.loads(settings)
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Single uint8 frames [h w 3], all of one size; at least one."""
+    size = None
+    for piece in frames:
+        piece = np.asarray(piece)
+        if piece.ndim not in (3, 4) or piece.shape[-1] != 3:
+            raise WanError(f"expected frames [h w 3] or one video [f h w 3], got a piece of shape {list(piece.shape)}")
+        for frame in piece if piece.ndim == 4 else piece[None]:
+            size = size or frame.shape
+            if frame.shape != size:
+                raise WanError(f"frames differ in size: {list(size)} and {list(frame.shape)}")
+            yield _to_uint8(frame)
+    if size is None:
+        raise WanError("there are no frames to write")
+
+
+def _to_uint8(frame: np.ndarray) -> np.ndarray:
+    if frame.dtype == np.uint8:
+        return frame
+    frame = frame.astype(np.float32)
+    if not np.isfinite(frame).all():
+        raise WanError("the frames hold NaN or infinite values: the model's output is broken")
+    return (np.clip(frame, 0, 1) * 255).astype(np.uint8)
+
+
+def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: float, settings: str):
+    first = next(frames)
+    height, width, _ = first.shape
+    if height % 2 or width % 2:
+        raise WanError(f"H.264 needs even sizes, not {width}x{height}; write .webp, or make the frames even")
+    with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as container:
+        container.metadata["comment"] = settings
+        stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001), options=_X264)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        codec = stream.codec_context
+        codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
+        codec.color_range = _LIMITED_RANGE
+        for frame in itertools.chain([first], frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace=_BT709)))
+        container.mux(stream.encode())
+
+
+def _write_webp(frames: Iterator[np.ndarray], path: Path, fps: float, settings: str):
+    exif = Image.Exif()
+    if settings:
+        exif[ExifTags.Base.ImageDescription] = settings
+    _write_animation(frames, path, fps, unit=1, quality=90, exif=exif)
+
+
+def _write_gif(frames: Iterator[np.ndarray], path: Path, fps: float, settings: str):
+    _write_animation(frames, path, fps, unit=10, comment=settings.encode("ascii"))
+
+
+def _write_animation(frames: Iterator[np.ndarray], path: Path, fps: float, unit: int, **options):
+    """`unit`: the format's clock tick in ms.  Whole ticks are dealt out so that their sum keeps to `fps`."""
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    ends = np.round(np.arange(len(others) + 2) * 1000 / (fps * unit)) * unit
+    durations = np.diff(ends).astype(int).tolist()
+    first.save(path, save_all=True, append_images=others, duration=durations, loop=0, **options)
+
+
+def _write_folder(frames: Iterator[np.ndarray], path: Path, fps: float, settings: str):
+    path.mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(path / f"{number:05}.png")
+    if settings:
+        (path / "metadata.json").write_text(settings)
+
+
+_FORMATS: dict[str, Callable] = {".mp4": _write_mp4, ".webp": _write_webp, ".gif": _write_gif, "": _write_folder}
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`: renamed to it on success, removed on failure."""
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        with _writing(path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, av.FFmpegError) as error:
+        raise WanError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise WanError(f"{path} holds no video")
+            yield container
+    except (OSError, av.FFmpegError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WanError:
+    reason = getattr(error, "strerror", None) or "this is not a video, or it is damaged"
+    return WanError(f"cannot read {path}: {reason}")
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """The picture as players show it: phones store it sideways and note the turn (degrees, counter-clockwise)."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
