@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HFValidationError, HTTPError, SafetensorsParsingError
 
 from convert.tensor_files import TensorInfo, tensor_file, tensor_info
+from wan_jax import checkpoint
 from wan_jax.errors import WanError
 
 _HUB_ERRORS = (HTTPError, HFValidationError, SafetensorsParsingError, OSError)
@@ -40,13 +41,7 @@ def read_json(folder: Folder, name: str) -> dict[str, Any]:
     """
     if name not in folder.sizes:
         raise WanError(f"{folder.name}: there is no {name}")
-    try:
-        content = json.loads(folder.fetch(name).read_text())
-    except ValueError as error:
-        raise WanError(f"{folder.name}/{name}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise WanError(f"{folder.name}/{name}: expected a JSON object")
-    return content
+    return checkpoint.read_json(folder.fetch(name))
 
 
 class LocalFolder:

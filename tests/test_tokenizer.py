@@ -78,13 +78,13 @@ def test_neither_transformers_nor_torch_is_imported(folder):
 
 
 def test_errors_name_the_folder(tmp_path):
-    with pytest.raises(WanError, match="no tokenizer in .*nowhere"):
+    with pytest.raises(WanError, match=r"no tokenizer in .*nowhere"):
         Tokenizer(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(WanError, match=f"no tokenizer in {tmp_path}"):
         Tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(WanError, match="cannot read .*tokenizer.json"):
+    with pytest.raises(WanError, match=r"cannot read .*tokenizer\.json"):
         Tokenizer(tmp_path)
 
 

@@ -47,7 +47,7 @@ def psnr(a, b):
     return -10 * np.log10(np.mean((a / 255.0 - b / 255.0) ** 2) + 1e-12)
 
 
-@pytest.mark.parametrize("name, floor", [("out.mp4", 40), ("out.webp", 38), ("out.gif", 30), ("out", 50)])
+@pytest.mark.parametrize("name, floor", [("out.mp4", 43), ("out.webp", 38), ("out.gif", 30), ("out", 50)])
 def test_round_trip(tmp_path, name, floor):
     frames = clip()
     path = export_to_video(frames, tmp_path / "new" / name, fps=12, metadata=METADATA)
@@ -64,7 +64,7 @@ def test_mp4_keeps_colours(tmp_path, colour):
     with av.open(path) as container:
         frame = next(container.decode(video=0))
         assert (frame.colorspace, frame.color_range, frame.format.name) == (1, 1, "yuv420p")
-        np.testing.assert_allclose(frame.to_ndarray(format="rgb24")[16, 16], colour, atol=3)
+    np.testing.assert_allclose(next(iter(read_video(path)))[16, 16], colour, atol=3)
 
 
 def test_mp4_plays_while_it_loads(tmp_path):
@@ -221,7 +221,7 @@ def test_a_file_is_replaced_and_a_folder_is_not(tmp_path):
     with pytest.raises(WanError, match="empty: it exists and is not an empty folder"):
         export_to_video(clip(), tmp_path / "empty")
     (tmp_path / "folder.mp4").mkdir()
-    with pytest.raises(WanError, match="folder.mp4: it is a folder"):
+    with pytest.raises(WanError, match=r"folder\.mp4: it is a folder"):
         export_to_video(clip(), tmp_path / "folder.mp4")
 
 

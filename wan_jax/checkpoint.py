@@ -66,7 +66,7 @@ def class_entries(config: WanConfig) -> dict[str, list[str]]:
 def is_checkpoint(folder: epath.PathLike) -> bool:
     """Whether `folder` is a complete model in our layout."""
     index = epath.Path(folder) / _INDEX
-    return index.exists() and "wan_jax" in _read_json(index)
+    return index.exists() and "wan_jax" in read_json(index)
 
 
 def write_model_index(folder: epath.PathLike, config: WanConfig, source: Mapping[str, Any]):
@@ -97,7 +97,7 @@ def read_model(folder: epath.PathLike) -> WanConfig:
     index = _read_index(folder)
 
     def part(name, cls):
-        return cls.from_json(_read_json(folder / name / _CONFIG), str(folder / name / _CONFIG))
+        return cls.from_json(read_json(folder / name / _CONFIG), str(folder / name / _CONFIG))
 
     return WanConfig(
         name=index["wan_jax"]["name"],
@@ -147,7 +147,7 @@ def restore(folder: epath.PathLike, abstract: Mapping, verify: bool = False) -> 
 
 def read_manifest(folder: epath.PathLike) -> dict[str, dict[str, Any]]:
     """{"blocks/norm/scale": {"shape", "dtype", "source_dtype", "sha256"}} of one component."""
-    return _read_json(epath.Path(folder) / _MANIFEST)
+    return read_json(epath.Path(folder) / _MANIFEST)
 
 
 def read_array(folder: epath.PathLike, path: str, layer: int | None = None) -> np.ndarray:
@@ -248,14 +248,33 @@ class ArrayWriter:
         written.result()
         return sha256
 
-    def finish(self, manifest: Mapping[str, dict[str, Any]]):
-        """Records what was written; see `read_manifest`."""
-        write_json(self._folder / _MANIFEST, dict(manifest))
+
+def write_manifest(folder: epath.PathLike, manifest: Mapping[str, dict[str, Any]]):
+    """Completes a weight folder; see `read_manifest`."""
+    write_json(epath.Path(folder) / _MANIFEST, dict(manifest))
 
 
 def digest(value: np.ndarray) -> str:
     """SHA-256 of the values in C order."""
     return hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8)).hexdigest()
+
+
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        WanError: the file is missing, or is something else.
+    """
+    path = epath.Path(path)
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise WanError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise WanError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise WanError(f"{path}: expected a JSON object")
+    return content
 
 
 def write_json(path: epath.PathLike, content: Any):
@@ -293,19 +312,7 @@ def _chunk_shape(shape: tuple[int, ...], itemsize: int, stacked: bool) -> list[i
 def _read_index(folder: epath.Path) -> dict[str, Any]:
     if not is_checkpoint(folder):
         raise WanError(f"{folder}: not a finished wan_jax checkpoint (no {_INDEX} with a wan_jax entry)")
-    index = _read_json(folder / _INDEX)
+    index = read_json(folder / _INDEX)
     if index["wan_jax"]["format"] != FORMAT:
         raise WanError(f"{folder}: checkpoint format {index['wan_jax']['format']}, this version reads {FORMAT}")
     return index
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise WanError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise WanError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise WanError(f"{path}: expected a JSON object")
-    return content

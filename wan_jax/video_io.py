@@ -25,6 +25,8 @@ from wan_jax.errors import WanError
 DEFAULT_FPS = 16  # Wan's own, but for the 5B model's 24
 _BT709 = 1  # in each of FFmpeg's enumerations: matrix, primaries, transfer
 _LIMITED_RANGE = 1
+# libswscale's flags for bicubic, interpolated chroma and exact rounding; its default repeats chroma samples (-10 dB).
+_SMOOTH = 0x4 | 0x2000 | 0x40000
 _X264 = {
     "crf": "17",
     "threads": "8",  # a fixed number: by default it is that of the cores, and changes the file
@@ -75,7 +77,7 @@ def read_video(path: str | os.PathLike) -> Video:
     with _opened(path) as container:
         first = next(container.decode(video=0), None)
         if first is None:
-            raise WanError(f"{path} holds no frames")
+            raise WanError(f"cannot read {path}: it holds no frames")
         stream = container.streams.video[0]
         height, width, _ = _upright(first).shape
         return Video(path, float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS), height, width)
@@ -268,7 +270,7 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         with av.open(path) as container:
             if not container.streams.video:
-                raise WanError(f"{path} holds no video")
+                raise WanError(f"cannot read {path}: it holds no video")
             yield container
     except (OSError, av.FFmpegError) as error:
         raise _unreadable(path, error) from error
@@ -281,4 +283,5 @@ def _unreadable(path: Path, error: Exception) -> WanError:
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
     """The picture as players show it: phones store it sideways and note the turn (degrees, counter-clockwise)."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+    picture = frame.to_ndarray(format="rgb24", interpolation=_SMOOTH)
+    return np.rot90(picture, frame.rotation // 90)

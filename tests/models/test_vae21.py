@@ -1,6 +1,5 @@
 """Wan-VAE 2.1 by itself: cutting, cache, tree of parameters, memory.  `tests/parity` has the comparison with PyTorch."""
 
-import dataclasses
 import json
 import pathlib
 import re
@@ -18,6 +17,7 @@ from wan_jax.config import VAEConfig
 from wan_jax.errors import WanError
 from wan_jax.models import streaming
 from wan_jax.models.vae21 import VAE21, abstract_params
+from wan_jax.models.vae_layers import RMSNorm
 
 KEYS = pathlib.Path(__file__).parents[1] / "goldens" / "keys" / "vae21.json"  # of Wan-AI/Wan2.2-T2V-A14B-Diffusers
 TINY = VAEConfig(base_dim=6, dim_mult=(1, 2, 2, 2), num_res_blocks=1)
@@ -110,11 +110,11 @@ def test_reconstruction_is_encode_then_decode(vae, params, whole):
     assert relative_error(jax.jit(vae.apply)({"params": params}, video), decoded) <= 1e-5
 
 
-def test_gradient_at_a_black_clip_is_finite(params):
-    """All activations of a channel-wise norm may be zero; its gradient there must not be nan."""
-    zero = jax.tree.map(jnp.zeros_like, params)
-    loss = lambda p: jnp.sum(VAE21(TINY).apply({"params": p}, jnp.zeros((1, 1, 8, 8, 3))))  # noqa: E731
-    assert all(jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(jax.jit(jax.grad(loss))(zero)))
+def test_gradient_of_the_norm_at_zero_is_finite():
+    """Where all channels are zero, the norm's floor holds."""
+    norm, x = RMSNorm(), jnp.zeros((1, 1, 1, 1, 4))
+    gradient = jax.grad(lambda x: jnp.sum(norm.apply({"params": {"scale": jnp.ones(4)}}, x)))(x)
+    assert jnp.all(jnp.isfinite(gradient))
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 16, 16, 3), (1, 0, 16, 16, 3), (1, 5, 12, 16, 3)])
@@ -142,23 +142,26 @@ def test_original_names():
 _PEAK = """
 import resource, sys
 import numpy as np
-from tests.models.test_vae21 import TINY, random_params
+from tests.models.test_vae21 import random_params
+from wan_jax.config import VAEConfig
 from wan_jax.models import streaming
 from wan_jax.models.vae21 import VAE21
 
-latents = np.zeros((1, int(sys.argv[1]), 24, 24, 16), np.float32)
-for pixels in streaming.decode_chunks(VAE21(TINY), random_params(TINY), latents):
+config = VAEConfig(base_dim=2, dim_mult=(1, 1, 1, 1), num_res_blocks=1)
+latents = np.zeros((1, int(sys.argv[1]), 16, 16, 16), np.float32)
+for pixels in streaming.decode_chunks(VAE21(config), random_params(config), latents):
     pixels.block_until_ready()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 def test_memory_does_not_grow_with_the_clip():
-    """321 frames need what 81 need; kept, the 240 frames more would be 106 MB."""
+    """321 frames need what 81 need.  If they were kept, the 240 frames between would take 47 MB, over 10 %."""
 
     def peak(latent_frames: int) -> int:
         root = pathlib.Path(__file__).parents[2]
         command = [sys.executable, "-c", _PEAK, str(latent_frames)]
         return int(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout)
 
-    assert peak(81) <= 1.05 * peak(21)
+    short, long = peak(21), peak(81)
+    assert long <= 1.05 * short, f"{long} kB against {short} kB"

@@ -1,0 +1,160 @@
+"""Our parameters → a checkpoint in the Diffusers layout, tensor by tensor."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from convert.arrays import contiguous
+from convert.components import Component, components
+from convert.rules import flat, torch_shapes
+from convert.tensor_files import TensorInfo, write_safetensors
+from wan_jax import checkpoint
+from wan_jax.config import WanConfig
+from wan_jax.errors import WanError
+from wan_jax.precision import storage_dtype
+
+SHARD_BYTES = 5_000_000_000  # what diffusers and transformers save by default
+_STEMS = {"text_encoder": "model"}  # transformers' name; the others have that of diffusers
+_DIFFUSERS_STEM = "diffusion_pytorch_model"
+_CONFIG_EXTRAS = {
+    "transformer": {"_class_name": "WanTransformer3DModel"},
+    "transformer_2": {"_class_name": "WanTransformer3DModel"},
+    "vae": {"_class_name": "AutoencoderKLWan"},
+    "text_encoder": {
+        "architectures": ["UMT5EncoderModel"],
+        "model_type": "umt5",
+        "is_encoder_decoder": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    },
+}
+
+GetArray = Callable[[str, str, int | None], np.ndarray]  # (component, parameter, layer)
+GetDtype = Callable[[str, str], np.dtype]  # (component, parameter)
+
+
+def export(src: str, dst: str):
+    """Writes a checkpoint of ours in the Diffusers layout.
+
+    A tensor that we store in a wider type than it came in is written in the type it came in; with that, converting
+    and exporting gives the same files' tensors bit for bit.
+
+    Raises:
+        WanError: `src` is no checkpoint of ours, its data are damaged, or `dst` exists.
+    """
+    folder = epath.Path(src)
+    config = checkpoint.read_model(folder)
+    manifests = {name: checkpoint.read_manifest(folder / name) for name in checkpoint.components(config)}
+
+    def dtype(name: str, path: str) -> np.dtype:
+        entry = manifests[name][path]
+        return min((np.dtype(entry["source_dtype"]), np.dtype(entry["dtype"])), key=lambda d: d.itemsize)
+
+    def get(name: str, path: str, layer: int | None) -> np.ndarray:
+        return checkpoint.read_array(folder / name, path, layer)
+
+    _export(config, get, dtype, folder / "tokenizer", Path(dst))
+
+
+def export_params(config: WanConfig, params: Mapping[str, Mapping], tokenizer: str | Path, dst: str | Path, dtype):
+    """Writes parameters that are in memory in the Diffusers layout.
+
+    Args:
+        config: what the model is.
+        params: the tree of every component, {"transformer": …, "vae": …, "text_encoder": …}.
+        tokenizer: a directory whose files are copied.
+        dst: the directory to make.
+        dtype: as for `convert`: norms, modulation and the VAE are written in float32.
+    """
+    arrays = {name: flat(tree) for name, tree in params.items()}
+
+    def get(name: str, path: str, layer: int | None) -> np.ndarray:
+        return np.asarray(arrays[name][path] if layer is None else arrays[name][path][layer])
+
+    def stored(name: str, path: str) -> np.dtype:
+        return storage_dtype(path, np.float32 if name == "vae" else dtype)
+
+    _export(config, get, stored, epath.Path(tokenizer), Path(dst))
+
+
+def _export(config: WanConfig, get: GetArray, dtype: GetDtype, tokenizer: epath.Path, dst: Path):
+    if dst.exists():
+        raise WanError(f"{dst}: exists; delete it or choose another --dst")
+    work = dst.parent / f"{dst.name}.partial"
+    if work.exists():
+        shutil.rmtree(work)
+    for name, component in components(config, np.float32).items():
+        (work / name).mkdir(parents=True)
+        _write_json(work / name / "config.json", _CONFIG_EXTRAS[name] | component.config.to_json())
+        _write_weights(component, get, dtype, work / name)
+    (work / "tokenizer").mkdir()
+    for file in tokenizer.iterdir():
+        (work / "tokenizer" / file.name).write_bytes(file.read_bytes())
+    (work / "scheduler").mkdir()
+    _write_json(work / "scheduler" / "scheduler_config.json", _scheduler(config))
+    _write_json(work / "model_index.json", _model_index(config))
+    work.rename(dst)
+
+
+def _write_weights(component: Component, get: GetArray, dtype: GetDtype, folder: Path):
+    places = component.places("diffusers")
+    shapes = torch_shapes(component.rules, "diffusers", component.shapes)
+    header = {t: TensorInfo(shapes[t], dtype(component.name, rule.path)) for t, (rule, _) in places.items()}
+
+    def tensor(name: str) -> np.ndarray:
+        rule, layer = places[name]
+        value = contiguous(get(component.name, rule.path, layer), header[name].dtype)
+        return contiguous(rule.transform.to_torch(value), header[name].dtype)
+
+    stem, shards = _STEMS.get(component.name, _DIFFUSERS_STEM), _shards(header)
+    if len(shards) == 1:
+        write_safetensors(folder / f"{stem}.safetensors", header, tensor)
+        return
+    weight_map = {}
+    for n, names in enumerate(shards, start=1):
+        file = f"{stem}-{n:05}-of-{len(shards):05}.safetensors"
+        write_safetensors(folder / file, {name: header[name] for name in names}, tensor)
+        weight_map |= dict.fromkeys(names, file)
+    total = sum(info.nbytes for info in header.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    _write_json(folder / f"{stem}.safetensors.index.json", index)
+
+
+def _shards(header: Mapping[str, TensorInfo]) -> list[list[str]]:
+    shards, room = [], 0
+    for name, info in header.items():
+        if info.nbytes > room:
+            shards.append([])
+            room = SHARD_BYTES
+        shards[-1].append(name)
+        room -= info.nbytes
+    return shards
+
+
+def _scheduler(config: WanConfig) -> dict[str, Any]:
+    return {
+        "_class_name": "UniPCMultistepScheduler",
+        "num_train_timesteps": 1000,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": config.sampling.flow_shift,
+    }
+
+
+def _model_index(config: WanConfig) -> dict[str, Any]:
+    return {
+        "_class_name": "WanPipeline",
+        "boundary_ratio": config.boundary_ratio,
+        "expand_timesteps": False,
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "transformer_2": [None, None],
+    } | checkpoint.class_entries(config)
+
+
+def _write_json(path: Path, content: dict[str, Any]):
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

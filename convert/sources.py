@@ -1,0 +1,238 @@
+"""Opens a PyTorch checkpoint: which model it is, in which layout, and which files hold what."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from convert import original
+from convert.arrays import contiguous
+from convert.components import Component, components
+from convert.folders import Folder, open_folder, read_json
+from convert.rules import Layout
+from convert.tensor_files import TensorInfo, tensor_file
+from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig, get_config, model_names
+from wan_jax.errors import WanError
+from wan_jax.typing import Params
+
+_WORKERS = 4  # tensors in flight; each holds about three copies of itself
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint whose model is known.  Its tensors have not been read yet.
+
+    `files` are the weight files of each component and `tokenizer` those of the tokenizer, as the folder names them.
+    """
+
+    folder: Folder
+    layout: Layout
+    config: WanConfig
+    files: dict[str, list[str]]
+    tokenizer: list[str]
+
+    def header(self, component: Component, file: str) -> dict[str, TensorInfo]:
+        """The tensors in a file under the names of the rule table; second names of the same tensor are left out."""
+        header = self.folder.header(file)
+        for alias, name in component.aliases.items():
+            if (info := header.pop(alias, None)) and not self._holds(component, name):
+                header[name] = info
+        return header
+
+    def headers(self, component: Component) -> dict[str, dict[str, TensorInfo]]:
+        """`header` of every file of a component, checked against what the model needs.
+
+        Raises:
+            WanError: lists every tensor that is missing, unexpected, misshapen or there twice.
+        """
+        headers = {file: self.header(component, file) for file in self.files[component.name]}
+        found = [name for header in headers.values() for name in header]
+        if twice := sorted({name for name in found if found.count(name) > 1}):
+            raise WanError(f"{self.folder.name}/{component.name}: in more than one file: {', '.join(twice)}")
+        merged = {name: info for header in headers.values() for name, info in header.items()}
+        component.check(self.layout, merged, f"{self.folder.name}/{component.name}")
+        return headers
+
+    def convert_file(
+        self, component: Component, path: Path, names: Iterable[str], store: Callable[[str, int | None, np.ndarray], Any]
+    ) -> Iterator[tuple[str, Any]]:
+        """Hands tensors of one file, laid out and cast as ours, to `store(path, layer, value)` on a few threads.
+
+        Yields:
+            the name of each tensor with what `store` returned, as they finish.
+        """
+        places, reader = component.places(self.layout), tensor_file(path)
+        aliases = {name: alias for alias, name in component.aliases.items() if name not in reader.header}
+
+        def work(name: str):
+            rule, layer = places[name]
+            tensor = reader.read(aliases.get(name, name))
+            value = contiguous(rule.transform.to_jax(tensor), component.shapes[rule.path].dtype)
+            return name, store(rule.path, layer, value)
+
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            futures = [pool.submit(work, name) for name in names]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
+
+    def read(self, name: str, dtype) -> Params:
+        """One component ("transformer", "vae", …) as a tree of numpy arrays, without writing anything."""
+        component = components(self.config, dtype)[name]
+        headers = self.headers(component)
+        out = {path: np.empty(x.shape, x.dtype) for path, x in component.shapes.items()}
+
+        def store(path: str, layer: int | None, value: np.ndarray):
+            out[path][... if layer is None else layer] = value
+
+        for file, header in headers.items():
+            for _ in self.convert_file(component, self.folder.fetch(file), header, store):
+                pass
+        return unflatten_dict(out, sep="/")
+
+    def read_tokenizer(self) -> Path:
+        """The directory of the tokenizer, fetched whole."""
+        return [self.folder.fetch(name) for name in self.tokenizer][0].parent
+
+    def _holds(self, component: Component, name: str) -> bool:
+        return any(name in self.folder.header(file) for file in self.files[component.name])
+
+
+def open_source(src: str, revision: str | None = None, downloads: Path | None = None) -> Source:
+    """Opens a checkpoint wherever it is.
+
+    Args:
+        src: a directory in the Diffusers or the original Wan layout, or a hub id of such a repository.
+        revision: of the hub repository.
+        downloads: see `HubFolder`.
+
+    Raises:
+        WanError: there is none, or it is of a model that this package does not have.
+    """
+    folder = open_folder(src, revision, downloads)
+    if "model_index.json" in folder.sizes:
+        return _diffusers(folder)
+    if original.expert_folders(folder):
+        return _original(folder)
+    raise WanError(
+        f"{folder.name}: not a Wan checkpoint; expected model_index.json (Diffusers), or config.json beside"
+        " diffusion_pytorch_model*.safetensors, or high_noise_model/ and low_noise_model/ (original)"
+    )
+
+
+def _diffusers(folder: Folder) -> Source:
+    index = read_json(folder, "model_index.json")
+    if "wan_jax" in index:
+        raise WanError(f"{folder.name}: already in our layout; there is nothing to convert")
+    experts = ["transformer"] + ["transformer_2"] * ((index.get("transformer_2") or [None])[0] is not None)
+    parts = {}
+    for name, cls in [*[(e, DiTConfig) for e in experts], ("vae", VAEConfig), ("text_encoder", UMT5Config)]:
+        raw, where = read_json(folder, f"{name}/config.json"), f"{folder.name}/{name}/config.json"
+        refuse_other_models(raw, where)
+        parts[name] = cls.from_json(raw, where)
+    config = model_of([parts[e] for e in experts], parts["vae"], parts["text_encoder"], folder.name)
+    if len(experts) == 2 and index.get("boundary_ratio") is not None:
+        config = dataclasses.replace(config, boundary_ratio=index["boundary_ratio"])
+    return Source(
+        folder=folder,
+        layout="diffusers",
+        config=config,
+        files={name: _weight_files(folder, name) for name in parts},
+        tokenizer=_tokenizer_files(folder, "tokenizer/"),
+    )
+
+
+def _original(folder: Folder) -> Source:
+    """Wan2.2, wan/text2video.py and wan/configs/shared_config.py name the files."""
+    experts = original.expert_folders(folder)
+    files = {
+        name: [f for f in folder.sizes if re.fullmatch(rf"{prefix}diffusion_pytorch_model[^/]*\.safetensors", f)]
+        for name, prefix in zip(("transformer", "transformer_2"), experts)
+    } | {"vae": ["Wan2.1_VAE.pth"], "text_encoder": ["models_t5_umt5-xxl-enc-bf16.pth"]}
+    for name, wanted in files.items():
+        if not wanted or any(f not in folder.sizes for f in wanted):
+            raise WanError(f"{folder.name}: the weights of the {name} are missing ({', '.join(wanted) or '*.safetensors'})")
+    headers = {
+        name: {key: info for f in wanted for key, info in folder.header(f).items()} for name, wanted in files.items()
+    }
+    transformers = []
+    for name, prefix in zip(("transformer", "transformer_2"), experts):
+        raw = read_json(folder, f"{prefix}config.json")
+        refuse_other_models(raw, f"{folder.name}/{prefix}config.json")
+        transformers.append(original.dit_config(raw, headers[name], f"{folder.name}/{prefix}config.json"))
+    vae = original.vae_config(headers["vae"], f"{folder.name}/{files['vae'][0]}")
+    text_encoder = original.umt5_config(headers["text_encoder"], f"{folder.name}/{files['text_encoder'][0]}")
+    return Source(
+        folder=folder,
+        layout="original",
+        config=model_of(transformers, vae, text_encoder, folder.name),
+        files=files,
+        tokenizer=_tokenizer_files(folder, "google/umt5-xxl/"),
+    )
+
+
+def model_of(transformers: list[DiTConfig], vae: VAEConfig, text_encoder: UMT5Config, where: str) -> WanConfig:
+    """The released model with these transformers, or one called "custom" that is sampled like its nearest relative."""
+    if len(set(transformers)) > 1:
+        raise WanError(f"{where}: the two transformers have different sizes")
+    released = [get_config(name) for name in model_names()]
+    same = [c for c in released if c.transformer == transformers[0] and len(c.transformers) == len(transformers)]
+    if same:
+        return dataclasses.replace(same[0], vae=vae, text_encoder=text_encoder)
+    relative = get_config("wan22_t2v_a14b" if len(transformers) == 2 else "wan21_t2v_14b")
+    parts = dict(transformer=transformers[0], vae=vae, text_encoder=text_encoder)
+    return dataclasses.replace(relative, name="custom", hub_id=None, **parts)
+
+
+def refuse_other_models(raw: dict[str, Any], where: str):
+    """Raises a WanError that names the model, where a transformer's or VAE's config is of one we do not have."""
+    kind, channels = raw.get("model_type"), raw.get("in_channels", raw.get("in_dim"))
+    if raw.get("vace_layers") or kind == "vace":
+        model = "Wan VACE"
+    elif "motion_encoder_dim" in raw or kind == "animate":
+        model = "Wan2.2-Animate"
+    elif kind == "s2v":
+        model = "Wan2.2-S2V"
+    elif raw.get("image_dim") or kind == "flf2v":
+        model = "Wan2.1 image to video"
+    elif channels == 36 or kind == "i2v":
+        model = "Wan image to video"
+    elif channels == 48 or kind == "ti2v" or raw.get("z_dim") == 48:
+        model = "Wan2.2-TI2V-5B"
+    else:
+        return
+    raise WanError(f"{where}: this is {model}; of the Wan models only text to video (T2V) is supported")
+
+
+def _weight_files(folder: Folder, component: str) -> list[str]:
+    """The shards that an index lists, or the files of the usual names; other precisions ("….fp16.…") are passed by."""
+    index = [f for f in folder.sizes if re.fullmatch(rf"{component}/\w+\.safetensors\.index\.json", f)]
+    if index:
+        where = read_json(folder, index[0]).get("weight_map", {})
+        files = sorted({f"{component}/{file}" for file in where.values()})
+        for file in files:
+            if file not in folder.sizes:
+                lost = [name for name, f in where.items() if f"{component}/{f}" == file]
+                raise WanError(f"{folder.name}: {file} is missing, with {len(lost)} tensors: {', '.join(lost[:3])} …")
+    else:
+        pattern = rf"{component}/(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors"
+        files = sorted(f for f in folder.sizes if re.fullmatch(pattern, f))
+    if not files:
+        raise WanError(f"{folder.name}: there are no safetensors weights in {component}/")
+    return files
+
+
+def _tokenizer_files(folder: Folder, prefix: str) -> list[str]:
+    files = [f for f in folder.sizes if f.startswith(prefix) and "/" not in f.removeprefix(prefix)]
+    if not files:
+        raise WanError(f"{folder.name}: the tokenizer is missing ({prefix})")
+    return files

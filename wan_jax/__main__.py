@@ -1,0 +1,3 @@
+from wan_jax.cli import main
+
+main()

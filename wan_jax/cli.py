@@ -1,0 +1,202 @@
+"""The command line: `python -m wan_jax COMMAND`.
+
+Wrong input is one line on standard error and exit status 2; `--json` leaves nothing but JSON on standard output.
+Imports of JAX wait until a command runs, so that `--help` is quick.
+"""
+
+import json as json_lib
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from wan_jax.errors import WanError
+
+
+def _flag(metavar: str, default: str = "the model's own", **options: Any):
+    """An option whose absence means something: say what, rather than None."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", **options)
+
+
+Switch = tyro.conf.FlagCreatePairsOff[bool]
+
+
+def generate(
+    *,
+    prompt: Annotated[str | None, _flag("TEXT", "that of --from")] = None,
+    model: Annotated[str | None, _flag("DIR|HUB_ID|NAME", "a small untrained placeholder")] = None,
+    size: Annotated[str | None, _flag("WxH")] = None,
+    frames: Annotated[int | None, _flag("N")] = None,
+    steps: Annotated[int | None, _flag("N")] = None,
+    seed: Annotated[int | None, _flag("N", "0")] = None,
+    solver: Annotated[str | None, _flag("NAME", "unipc")] = None,
+    guidance: Annotated[str | None, _flag("HIGH[,LOW]")] = None,
+    shift: Annotated[float | None, _flag("S")] = None,
+    negative_prompt: Annotated[str | None, _flag("TEXT", "Wan's own")] = None,
+    dtype: Annotated[str | None, _flag("NAME", "bfloat16; float32 on CPU")] = None,
+    out: Annotated[str, _flag("FILE", "out.mp4")] = "out.mp4",
+    source: Annotated[str | None, _flag("FILE", "none", name="from")] = None,
+    metadata: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: written)")] = True,
+    json: Switch = False,
+):
+    """Makes a video from a prompt.
+
+    python -m wan_jax generate --prompt "a red ball rolls over grass"
+
+    python -m wan_jax generate --prompt "两只猫在台上打拳" --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --size 832x480
+
+    python -m wan_jax generate --from out.mp4 --seed 7 --out again.mp4
+
+    Args:
+        prompt: what to show, in English or Chinese.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
+        size: width and height in pixels, multiples of 16.
+        frames: number of frames, 4n + 1.
+        steps: denoising steps.
+        seed: of the starting noise.
+        solver: unipc, dpm++ or euler.
+        guidance: strength of the prompt, for the high-noise and for the low-noise expert.
+        shift: how far the steps lean towards high noise.
+        negative_prompt: what to avoid.
+        dtype: of the weights: bfloat16, float16 or float32.
+        out: .mp4, .webp or .gif, or a folder for .png files.
+        source: repeat the settings stored in this video; other options change them.
+        metadata: store prompt, seed and settings in the video.
+        json: print the result as JSON.
+    """
+    from wan_jax import video_io
+
+    settings = _stored_settings(source) if source else {}
+    prompt = settings.get("prompt") if prompt is None else prompt
+    if prompt is None:
+        raise WanError("--prompt is missing: say what to show, or name an earlier video with --from")
+    model = model or settings.get("model", "untrained")
+    width, height = _size(size) if size else (settings.get("width"), settings.get("height"))
+    high, low = _guidance(guidance) if guidance else (settings.get("guidance_scale"), settings.get("guidance_scale_2"))
+
+    def chosen(flag: Any, name: str, otherwise: Any = None) -> Any:
+        return settings.get(name, otherwise) if flag is None else flag
+
+    video_io.check_output(out)
+    started = time.monotonic()
+    pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"))
+    loaded = time.monotonic()
+    result = pipe(
+        prompt,
+        negative_prompt=chosen(negative_prompt, "negative_prompt"),
+        height=height,
+        width=width,
+        num_frames=chosen(frames, "num_frames"),
+        num_inference_steps=chosen(steps, "num_inference_steps"),
+        guidance_scale=high,
+        guidance_scale_2=low,
+        seed=chosen(seed, "seed", 0),
+        solver=chosen(solver, "solver", "unipc"),
+        flow_shift=chosen(shift, "flow_shift"),
+        sigma_grid=settings.get("sigma_grid", "wan"),
+    )
+    made = result.settings[0] | {"model": model}
+    video_io.export_to_video(result.frames[0], out, metadata=made if metadata else None)
+    note = made.get("note")
+    if note and not json:
+        print(f"note: {note}", file=sys.stderr)
+    _report(
+        {
+            "out": out,
+            "load_s": round(loaded - started, 2),
+            "generate_s": round(time.monotonic() - loaded, 2),
+            "settings": made,
+        },
+        f"{out}: {made['num_frames']} frames of {made['width']}x{made['height']}, seed {made['seed']}, "
+        f"{time.monotonic() - started:.1f} s",
+        json,
+    )
+
+
+def reconstruct(
+    src: tyro.conf.Positional[Path],
+    dst: tyro.conf.Positional[Path],
+    *,
+    model: Annotated[str | None, _flag("DIR|HUB_ID|NAME", "a small untrained placeholder")] = None,
+    frames: Annotated[int | None, _flag("N", "all")] = None,
+    dtype: Annotated[str | None, _flag("NAME", "float32; bfloat16 on TPU")] = None,
+    json: Switch = False,
+):
+    """Sends a video through the autoencoder and back, and measures what was lost.
+
+    The result has the frames, size and rate of the input.  Works in constant memory.
+
+    python -m wan_jax reconstruct clip.mp4 again.mp4 --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers
+
+    Args:
+        src: any video file.
+        dst: .mp4, .webp or .gif, or a folder for .png files.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
+        frames: stop after so many frames.
+        dtype: of the autoencoder.
+        json: print the result as JSON.
+    """
+    from wan_jax.pipelines.reconstruct import reconstruct_file
+
+    report = reconstruct_file(src, dst, model or "untrained", dtype, frames)
+    _report(report, "{out}: {frames} frames, PSNR {psnr:.2f} dB, SSIM {ssim:.4f}, {fps:.1f} frames/s".format(**report), json)
+
+
+def main(args: list[str] | None = None):
+    """Runs one command; `args` defaults to the process's own."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"generate": generate, "reconstruct": reconstruct},
+            prog="python -m wan_jax",
+            description="Wan video generation in JAX.  Try: python -m wan_jax generate --help",
+            args=args,
+        )
+    except WanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _pipeline(model: str, dtype: str | None, vae_dtype: str | None):
+    import jax
+
+    from wan_jax import WanPipeline
+
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return WanPipeline.from_pretrained(model, dtype=dtype, vae_dtype=vae_dtype)
+
+
+def _stored_settings(path: str) -> dict[str, Any]:
+    from wan_jax.video_io import read_metadata
+
+    settings = read_metadata(path)
+    if "prompt" not in settings:
+        raise WanError(f"--from {path}: the file holds no settings of ours")
+    if settings["seed"] is None:
+        raise WanError(f"--from {path}: it was made from given latents, which the file does not hold")
+    return settings
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().replace("*", "x").split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise WanError(f"--size {text!r} is not WIDTHxHEIGHT, such as 832x480")
+    return int(parts[0]), int(parts[1])
+
+
+def _guidance(text: str) -> tuple[float, float | None]:
+    try:
+        scales = [float(part) for part in text.split(",")]
+    except ValueError:
+        scales = []
+    if len(scales) not in (1, 2):
+        raise WanError(f"--guidance {text!r} is not HIGH or HIGH,LOW, such as 4.0,3.0")
+    return scales[0], scales[1] if len(scales) == 2 else None
+
+
+def _report(result: dict[str, Any], line: str, json: bool):
+    print(json_lib.dumps(result, ensure_ascii=False) if json else line)
