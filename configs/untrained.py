@@ -12,9 +12,7 @@ def get_config() -> WanConfig:
     return WanConfig(
         name="untrained",
         hub_id=None,
-        transformer=DiTConfig(
-            num_layers=2, num_attention_heads=2, attention_head_dim=32, ffn_dim=128, text_dim=32
-        ),
+        transformer=DiTConfig(num_layers=2, num_attention_heads=2, attention_head_dim=32, ffn_dim=128, text_dim=32),
         vae=VAEConfig(base_dim=8, num_res_blocks=1),
         text_encoder=UMT5Config(vocab_size=259, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4),
         boundary_ratio=0.875,

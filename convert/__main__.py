@@ -63,9 +63,10 @@ class Verify:
     """A directory that this command made."""
 
     def run(self):
-        from convert.verify import verify
+        from wan_jax import checkpoint
 
-        verify(self.folder)
+        checkpoint.verify(self.folder)
+        print(f"{self.folder}: every weight is as it was converted", file=sys.stderr)
 
 
 Command = Annotated[Export, tyro.conf.subcommand("export")] | Annotated[Verify, tyro.conf.subcommand("verify")]

@@ -1,7 +1,7 @@
 """What the converter knows about each part of a model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -13,19 +13,21 @@ from convert.umt5 import UMT5_ALIASES, umt5_rules
 from convert.vae import vae21_rules
 from wan_jax import checkpoint
 from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig
-from wan_jax.models import dit, umt5, vae21
-from wan_jax.precision import storage_dtype
+from wan_jax.models import abstract_params
 
 
 @dataclass(frozen=True)
 class Component:
-    """One weight folder: its rule table and its parameters.  `dtypes` are those the parameters are stored in."""
+    """One weight folder: its rule table, and its flat parameters with the dtypes they are stored in.
+
+    `aliases` are second names under which a file may hold a tensor of the table.
+    """
 
     name: str
     config: DiTConfig | VAEConfig | UMT5Config
     rules: list[Rule]
     shapes: dict[str, jax.ShapeDtypeStruct]
-    aliases: Mapping[str, str]
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stacked(self) -> set[str]:
@@ -64,14 +66,11 @@ def components(config: WanConfig, dtype) -> dict[str, Component]:
 
 
 def _component(name: str, config: DiTConfig | VAEConfig | UMT5Config, dtype) -> Component:
+    shapes = flat(abstract_params(config, dtype))
     match config:
         case DiTConfig():
-            rules, abstract, aliases = dit_rules(config), dit.abstract_params(config), {}
+            return Component(name, config, dit_rules(config), shapes)
         case VAEConfig():
-            rules, abstract, aliases = vae21_rules(config), vae21.abstract_params(config), {}
+            return Component(name, config, vae21_rules(config), shapes)
         case UMT5Config():
-            rules, abstract, aliases = umt5_rules(config), umt5.abstract_params(config), UMT5_ALIASES
-    shapes = {
-        path: jax.ShapeDtypeStruct(x.shape, storage_dtype(path, dtype)) for path, x in flat(abstract).items()
-    }
-    return Component(name, config, rules, shapes, aliases)
+            return Component(name, config, umt5_rules(config), shapes, UMT5_ALIASES)

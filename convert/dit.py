@@ -43,11 +43,11 @@ def _linear(path: str, diffusers: str, original: str, transform: Transform = LIN
 def _attention(ours: str, diffusers: str, original: str, pairs: Transform) -> list[Rule]:
     rules = []
     for name in "qk":
-        rules += _linear(
-            f"{ours}/{name}", f"{diffusers}.to_{name}", f"{original}.{name}", _then(pairs, LINEAR), pairs
-        )
+        rules += _linear(f"{ours}/{name}", f"{diffusers}.to_{name}", f"{original}.{name}", _then(pairs, LINEAR), pairs)
         rules.append(
-            Rule(f"{ours}/norm_{name}/scale", f"{diffusers}.norm_{name}.weight", f"{original}.norm_{name}.weight", pairs)
+            Rule(
+                f"{ours}/norm_{name}/scale", f"{diffusers}.norm_{name}.weight", f"{original}.norm_{name}.weight", pairs
+            )
         )
     rules += _linear(f"{ours}/v", f"{diffusers}.to_v", f"{original}.v")
     rules += _linear(f"{ours}/o", f"{diffusers}.to_out.0", f"{original}.o")

@@ -61,7 +61,9 @@ def export(src: str, dst: str):
     _export(config, get, dtype, folder / "tokenizer", Path(dst))
 
 
-def export_params(config: WanConfig, params: Mapping[str, Mapping], tokenizer: str | Path, dst: str | Path, dtype):
+def export_model(
+    config: WanConfig, params: Mapping[str, Mapping], tokenizer: str | Path, dst: str | Path, dtype="float32"
+):
     """Writes parameters that are in memory in the Diffusers layout.
 
     Args:
@@ -97,7 +99,7 @@ def _export(config: WanConfig, get: GetArray, dtype: GetDtype, tokenizer: epath.
         (work / "tokenizer" / file.name).write_bytes(file.read_bytes())
     (work / "scheduler").mkdir()
     _write_json(work / "scheduler" / "scheduler_config.json", _scheduler(config))
-    _write_json(work / "model_index.json", _model_index(config))
+    _write_json(work / "model_index.json", _model_index(config, work / "tokenizer"))
     work.rename(dst)
 
 
@@ -146,14 +148,16 @@ def _scheduler(config: WanConfig) -> dict[str, Any]:
     }
 
 
-def _model_index(config: WanConfig) -> dict[str, Any]:
+def _model_index(config: WanConfig, tokenizer: Path) -> dict[str, Any]:
+    # Diffusers loads a tokenizer only through the class that wrote it.
+    written_by = checkpoint.read_json(tokenizer / "tokenizer_config.json").get("tokenizer_class", "T5TokenizerFast")
     return {
         "_class_name": "WanPipeline",
         "boundary_ratio": config.boundary_ratio,
         "expand_timesteps": False,
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
         "transformer_2": [None, None],
-    } | checkpoint.class_entries(config)
+    } | checkpoint.class_entries(config) | {"tokenizer": ["transformers", written_by]}
 
 
 def _write_json(path: Path, content: dict[str, Any]):

@@ -60,7 +60,11 @@ class Source:
         return headers
 
     def convert_file(
-        self, component: Component, path: Path, names: Iterable[str], store: Callable[[str, int | None, np.ndarray], Any]
+        self,
+        component: Component,
+        path: Path,
+        names: Iterable[str],
+        store: Callable[[str, int | None, np.ndarray], Any],
     ) -> Iterator[tuple[str, Any]]:
         """Hands tensors of one file, laid out and cast as ours, to `store(path, layer, value)` on a few threads.
 
@@ -160,7 +164,9 @@ def _original(folder: Folder) -> Source:
     } | {"vae": ["Wan2.1_VAE.pth"], "text_encoder": ["models_t5_umt5-xxl-enc-bf16.pth"]}
     for name, wanted in files.items():
         if not wanted or any(f not in folder.sizes for f in wanted):
-            raise WanError(f"{folder.name}: the weights of the {name} are missing ({', '.join(wanted) or '*.safetensors'})")
+            raise WanError(
+                f"{folder.name}: the weights of the {name} are missing ({', '.join(wanted) or '*.safetensors'})"
+            )
     headers = {
         name: {key: info for f in wanted for key, info in folder.header(f).items()} for name, wanted in files.items()
     }

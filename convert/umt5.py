@@ -12,7 +12,7 @@ def umt5_rules(config: UMT5Config) -> list[Rule]:
     layer = "encoder.block.{i}.layer"
     attention = f"{layer}.0.SelfAttention"
     ffn = f"{layer}.1.DenseReluDense"
-    bias = "relative_attention_bias"
+    position = f"{attention}.relative_attention_bias"
     return [
         Rule("token_embedding/embedding", "shared.weight", "token_embedding.weight", VECTOR),
         Rule("blocks/norm_attn/scale", f"{layer}.0.layer_norm.weight", "blocks.{i}.norm1.weight", VECTOR),
@@ -20,12 +20,7 @@ def umt5_rules(config: UMT5Config) -> list[Rule]:
             Rule(f"blocks/attn/{n}/kernel", f"{attention}.{n}.weight", f"blocks.{{i}}.attn.{n}.weight", LINEAR)
             for n in "qkvo"
         ],
-        Rule(
-            "blocks/attn/position_bias",
-            f"{attention}.{bias}.weight",
-            "blocks.{i}.pos_embedding.embedding.weight",
-            VECTOR,
-        ),
+        Rule("blocks/attn/position_bias", f"{position}.weight", "blocks.{i}.pos_embedding.embedding.weight", VECTOR),
         Rule("blocks/norm_ffn/scale", f"{layer}.1.layer_norm.weight", "blocks.{i}.norm2.weight", VECTOR),
         Rule("blocks/ffn_gate/kernel", f"{ffn}.wi_0.weight", "blocks.{i}.ffn.gate.0.weight", LINEAR),
         Rule("blocks/ffn_in/kernel", f"{ffn}.wi_1.weight", "blocks.{i}.ffn.fc1.weight", LINEAR),

@@ -159,8 +159,14 @@ def read_array(folder: epath.PathLike, path: str, layer: int | None = None) -> n
         raise _unreadable(epath.Path(folder), error, path) from error
 
 
+def verify(folder: epath.PathLike):
+    """Compares every parameter of a model with the manifests; see `verify_component`."""
+    for name in components(read_model(folder)):
+        verify_component(epath.Path(folder) / name)
+
+
 def verify_component(folder: epath.PathLike):
-    """Compares every parameter with the manifest.
+    """Compares every parameter of one weight folder with its manifest.
 
     Raises:
         WanError: names the parameter, and its layer, that differs.

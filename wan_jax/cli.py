@@ -66,13 +66,13 @@ def generate(
         metadata: store prompt, seed and settings in the video.
         json: print the result as JSON.
     """
-    from wan_jax import video_io
+    from wan_jax import placeholder, video_io
 
     settings = _stored_settings(source) if source else {}
     prompt = settings.get("prompt") if prompt is None else prompt
     if prompt is None:
         raise WanError("--prompt is missing: say what to show, or name an earlier video with --from")
-    model = model or settings.get("model", "untrained")
+    model = model or settings.get("model", placeholder.NAME)
     width, height = _size(size) if size else (settings.get("width"), settings.get("height"))
     high, low = _guidance(guidance) if guidance else (settings.get("guidance_scale"), settings.get("guidance_scale_2"))
 
@@ -98,10 +98,10 @@ def generate(
         sigma_grid=settings.get("sigma_grid", "wan"),
     )
     made = result.settings[0] | {"model": model}
+    if model == placeholder.NAME:
+        made["note"] = placeholder.NOTE
+        print(f"note: {placeholder.NOTE}", file=sys.stderr)
     video_io.export_to_video(result.frames[0], out, metadata=made if metadata else None)
-    note = made.get("note")
-    if note and not json:
-        print(f"note: {note}", file=sys.stderr)
     _report(
         {
             "out": out,
@@ -138,10 +138,13 @@ def reconstruct(
         dtype: of the autoencoder.
         json: print the result as JSON.
     """
+    from wan_jax import placeholder
     from wan_jax.pipelines.reconstruct import reconstruct_file
 
-    report = reconstruct_file(src, dst, model or "untrained", dtype, frames)
-    _report(report, "{out}: {frames} frames, PSNR {psnr:.2f} dB, SSIM {ssim:.4f}, {fps:.1f} frames/s".format(**report), json)
+    report = reconstruct_file(src, dst, model or placeholder.NAME, dtype, frames)
+    _report(
+        report, "{out}: {frames} frames, PSNR {psnr:.2f} dB, SSIM {ssim:.4f}, {fps:.1f} frames/s".format(**report), json
+    )
 
 
 def main(args: list[str] | None = None):

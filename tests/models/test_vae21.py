@@ -1,10 +1,8 @@
-"""Wan-VAE 2.1 by itself: cutting, cache, tree of parameters, memory.  `tests/parity` has the comparison with PyTorch."""
+"""Wan-VAE 2.1 by itself: cutting, cache, names, memory.  The comparison with PyTorch is in tests/parity."""
 
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +117,7 @@ def test_gradient_of_the_norm_at_zero_is_finite():
 
 @pytest.mark.parametrize("shape", [(1, 4, 16, 16, 3), (1, 0, 16, 16, 3), (1, 5, 12, 16, 3)])
 def test_wrong_sizes_are_refused(vae, params, shape):
-    with pytest.raises(WanError, match="divide into latents|no frame"):
+    with pytest.raises(WanError, match=r"divide into latents|no frame"):
         streaming.encode(vae, params, np.zeros(shape, np.float32))
 
 
@@ -139,29 +137,15 @@ def test_original_names():
     assert "decoder.upsamples.4.shortcut.weight" in names and "encoder.downsamples.2.resample.1.bias" in names
 
 
-_PEAK = """
-import resource, sys
-import numpy as np
-from tests.models.test_vae21 import random_params
-from wan_jax.config import VAEConfig
-from wan_jax.models import streaming
-from wan_jax.models.vae21 import VAE21
+def test_memory_does_not_grow_with_the_clip(vae, params):
+    """321 frames: at every chunk, the same bytes are alive.
 
-config = VAEConfig(base_dim=2, dim_mult=(1, 1, 1, 1), num_res_blocks=1)
-latents = np.zeros((1, int(sys.argv[1]), 16, 16, 16), np.float32)
-for pixels in streaming.decode_chunks(VAE21(config), random_params(config), latents):
-    pixels.block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def test_memory_does_not_grow_with_the_clip():
-    """321 frames need what 81 need.  If they were kept, the 240 frames between would take 47 MB, over 10 %."""
-
-    def peak(latent_frames: int) -> int:
-        root = pathlib.Path(__file__).parents[2]
-        command = [sys.executable, "-c", _PEAK, str(latent_frames)]
-        return int(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout)
-
-    short, long = peak(21), peak(81)
-    assert long <= 1.05 * short, f"{long} kB against {short} kB"
+    The process's peak would not tell: what compiling needs once hides many kept frames.
+    """
+    latents = np.zeros((1, 81, 2, 2, 16), np.float32)
+    live, frames = [], 0
+    for pixels in streaming.decode_chunks(vae, params, latents):
+        frames += pixels.shape[1]
+        live.append(sum(array.nbytes for array in jax.live_arrays()))
+    assert frames == 321
+    assert len(set(live[1:])) == 1

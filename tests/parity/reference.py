@@ -4,9 +4,11 @@ import diffusers
 import jax
 import numpy as np
 import torch
+import transformers
 from flax.traverse_util import unflatten_dict
 
 from convert.rules import Rule, check, flat, to_jax
+from wan_jax.byte_tokenizer import VOCAB_SIZE, write_byte_tokenizer
 
 TINY_DIT = dict(
     num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, ffn_dim=40, num_layers=3
@@ -47,3 +49,34 @@ def relative_error(ours, theirs) -> float:
     a, b = (np.asarray(x, np.float64) for x in (ours, theirs))
     assert a.shape == b.shape
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+TINY_UMT5 = dict(
+    vocab_size=VOCAB_SIZE,
+    d_model=32,
+    d_kv=8,
+    d_ff=64,
+    num_layers=2,
+    num_heads=4,
+    feed_forward_proj="gated-gelu",
+    dropout_rate=0.0,
+)
+TINY_VAE = dict(base_dim=8, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1, temperal_downsample=[False, True, True])
+
+
+def pipeline(folder, experts: int = 2, shift: float = 12.0) -> diffusers.WanPipeline:
+    """A whole tiny model, saved to `folder` in the Diffusers layout and loaded back."""
+    write_byte_tokenizer(folder / "bytes")
+    parts = dict(
+        tokenizer=transformers.AutoTokenizer.from_pretrained(folder / "bytes"),
+        text_encoder=randomize(transformers.UMT5EncoderModel(transformers.UMT5Config(**TINY_UMT5)), seed=1),
+        vae=randomize(diffusers.AutoencoderKLWan(**TINY_VAE), seed=2, std=0.1),
+        scheduler=unipc(shift),
+        transformer=dit(seed=3),
+        transformer_2=dit(seed=4) if experts == 2 else None,
+        boundary_ratio=0.875 if experts == 2 else None,
+    )
+    diffusers.WanPipeline(**parts).save_pretrained(folder / "model")
+    pipe = diffusers.WanPipeline.from_pretrained(folder / "model")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -57,7 +57,5 @@ def test_per_token_timesteps():
 def test_one_block_at_full_width():
     """14B width: 40 heads of 128, feed-forward 13,824; std 1/√dim keeps float32 sums of that length meaningful."""
     wide = {"num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824, "text_dim": 4096, "num_layers": 1}
-    ours, theirs = velocities(
-        reference.dit(std=0.02, **wide), (3, 6, 10), np.array([[875]]), batch=1, text_length=24
-    )
+    ours, theirs = velocities(reference.dit(std=0.02, **wide), (3, 6, 10), np.array([[875]]), batch=1, text_length=24)
     assert reference.relative_error(ours, theirs) <= TOLERANCE

@@ -15,7 +15,7 @@ from wan_jax.models.vae21 import VAE21, abstract_params
 
 TOLERANCE = 1e-5
 TINY = dict(base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, temperal_downsample=[False, True, True])
-# Uneven in every way that the table of names must follow: levels with and without a shortcut, three of them, three blocks.
+# Other numbers of levels, blocks and shortcuts, which the table of names must follow.
 UNEVEN = TINY | dict(dim_mult=[1, 1, 3], num_res_blocks=3, temperal_downsample=[True, True])
 REAL: dict = {}
 

@@ -73,9 +73,7 @@ def make_steps(solver: str, num_steps: int, shift: float, grid: Grid = "wan") ->
 def solver_step(state: SolverState, velocity: Float["b f h w c"], steps: Steps, i: Int[""] | int) -> SolverState:
     """Moves the sample from noise level i to i + 1 along a predicted velocity."""
     prediction = denoised(state.sample, velocity, steps.sigma[i])
-    corrected = _combine(
-        steps.corrector[i], (state.sample, state.corrected, prediction, state.previous, state.before)
-    )
+    corrected = _combine(steps.corrector[i], (state.sample, state.corrected, prediction, state.previous, state.before))
     sample = _combine(steps.predictor[i], (corrected, prediction, state.previous))
     return SolverState(sample, corrected, prediction, state.previous)
 

@@ -27,7 +27,7 @@ def encode_chunks(
     Args:
         vae: the autoencoder.
         params: its parameters.
-        video: pixels in [-1, 1], [b f h w 3], as one array or as pieces of any length in their order, f = 1 + 4n in all.
+        video: pixels in [-1, 1], [b f h w 3], as one array or as successive pieces of any length; 1 + 4n frames in all.
         frames_per_chunk: latent frames in a chunk, each of which stands for `vae.config.temporal_factor` pixel frames.
 
     Raises:

@@ -174,7 +174,7 @@ class VAE21(nn.Module):
         Raises:
             WanError: there are not 1 + 4n frames (4n if not `first`), or height or width is no multiple of 8.
         """
-        b, f, h, w, _ = video.shape
+        _, f, h, w, _ = video.shape
         time, space = self.config.temporal_factor, self.config.spatial_factor
         if f < first or (f - first) % time or h % space or w % space:
             frames = f"1 + {time}n" if first else f"{time}n"

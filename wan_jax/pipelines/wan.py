@@ -38,12 +38,12 @@ _OTHER_TASKS = ("image", "last_image", "video", "mask", "reference_images", "str
 class WanPipelineOutput:
     """The result of a call.
 
-    `frames` is float32 [b f h w c] in [0, 1], or the latents [b c f h w].  `settings` is a JSON-like dict that says how
-    they were made; give it to `export_to_video(…, metadata=out.settings)`.
+    `frames` is float32 [b f h w c] in [0, 1], or the latents [b c f h w].  `settings` says for each video how it was made,
+    in JSON types: `export_to_video(out.frames[0], path, metadata=out.settings[0])` stores it in the file.
     """
 
     frames: Frames | np.ndarray
-    settings: dict[str, Any]
+    settings: list[dict[str, Any]]
 
 
 class WanPipeline:
@@ -139,8 +139,8 @@ class WanPipeline:
             solver: "unipc", "dpm++" or "euler".
             flow_shift: how far the steps lean towards high noise.
             sigma_grid: "wan", or "diffusers" for the noise levels of Diffusers' scheduler.
-            callback_on_step_end: called as f(pipe, step, timestep, {"latents": [b c f h w]}) after every step; may return
-                a dict with other latents to go on from.
+            callback_on_step_end: called as f(pipe, step, timestep, {"latents": [b c f h w]}) after every step; may
+                return a dict with other latents to go on from.
             output_type: "np" for frames, "latent" for the final latents.
 
         Raises:
@@ -171,7 +171,7 @@ class WanPipeline:
         noise = self._noise(request, latents)
         result = self._denoise(request, noise, self._conditioning(request), callback_on_step_end)
         frames = np.asarray(_swap_channels(result)) if output_type == "latent" else self.decode(result)
-        return WanPipelineOutput(frames, self._settings(request))
+        return WanPipelineOutput(frames, self._settings(request, latents is not None))
 
     def encode_prompts(self, prompts: list[str]) -> Float["b s d"]:
         """umT5 states of 512 tokens each, zero after the end of the text."""
@@ -260,8 +260,8 @@ class WanPipeline:
             return state
         return state.replace(sample=jnp.moveaxis(jnp.array(answer["latents"], jnp.float32), 1, -1))
 
-    def _settings(self, request: Request) -> dict[str, Any]:
-        return {
+    def _settings(self, request: Request, given_latents: bool) -> list[dict[str, Any]]:
+        shared = {
             **dataclasses.asdict(request),
             "fps": self.config.sampling.fps,
             "model": self.config.name,
@@ -271,6 +271,10 @@ class WanPipeline:
             "versions": {"wan_jax": wan_jax.__version__, "jax": jax.__version__},
             "device": jax.devices()[0].device_kind,
         }
+        return [
+            shared | {"prompt": prompt, "negative_prompt": negative, "seed": None if given_latents else request.seed + i}
+            for i, (prompt, negative) in enumerate(zip(request.prompt, request.negative_prompt))
+        ]
 
 
 @partial(jax.jit, static_argnames=("config", "dtype"))

@@ -1,0 +1,39 @@
+# Everything installs itself into .venv; PYTHON picks the interpreter (3.11 to 3.13).
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PROMPT ?= a red ball rolls over grass
+OUT ?= out.mp4
+
+.PHONY: video test parity lint clean
+
+video: $(VENV)/.user  ## a video from PROMPT, written to OUT
+	$(BIN)/python -m wan_jax generate --prompt "$(PROMPT)" --out "$(OUT)"
+
+test: $(VENV)/.test  ## what needs no PyTorch
+	$(BIN)/python -m pytest -m "not parity"
+
+parity: $(VENV)/.parity  ## the comparisons with PyTorch and Diffusers
+	$(BIN)/python -m pytest -m parity
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.user: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.test: requirements-test.txt requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	touch $@ $(VENV)/.user
+
+$(VENV)/.parity: requirements-parity.txt requirements-test.txt requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements-parity.txt
+	touch $@ $(VENV)/.test $(VENV)/.user
