@@ -2,7 +2,8 @@
 
     python -m wan_jax generate --prompt "a red ball rolls over grass"
 
-Its videos are coloured noise.  It has two experts, as Wan2.2 does, and is written on first use (wan_jax/placeholder.py).
+Its videos are coloured noise.  It has two experts, as Wan2.2 does, and is written on first use
+(wan_jax/placeholder.py).
 """
 
 from wan_jax.config import DiTConfig, Sampling, UMT5Config, VAEConfig, WanConfig

@@ -1,4 +1,4 @@
-"""Wan2.2-T2V-A14B: text to video, two 14B experts over denoising time (arXiv:2503.20314; Wan2.2, wan/configs/wan_t2v_A14B.py).
+"""Wan2.2-T2V-A14B: text to video, two 14B experts over denoising time (Wan2.2, wan/configs/wan_t2v_A14B.py).
 
     python -m wan_jax generate --model wan22_t2v_a14b --size 832x480 --prompt "Two cats box on a lit stage"
 

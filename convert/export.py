@@ -151,13 +151,17 @@ def _scheduler(config: WanConfig) -> dict[str, Any]:
 def _model_index(config: WanConfig, tokenizer: Path) -> dict[str, Any]:
     # Diffusers loads a tokenizer only through the class that wrote it.
     written_by = checkpoint.read_json(tokenizer / "tokenizer_config.json").get("tokenizer_class", "T5TokenizerFast")
-    return {
-        "_class_name": "WanPipeline",
-        "boundary_ratio": config.boundary_ratio,
-        "expand_timesteps": False,
-        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
-        "transformer_2": [None, None],
-    } | checkpoint.class_entries(config) | {"tokenizer": ["transformers", written_by]}
+    return (
+        {
+            "_class_name": "WanPipeline",
+            "boundary_ratio": config.boundary_ratio,
+            "expand_timesteps": False,
+            "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+            "transformer_2": [None, None],
+        }
+        | checkpoint.class_entries(config)
+        | {"tokenizer": ["transformers", written_by]}
+    )
 
 
 def _write_json(path: Path, content: dict[str, Any]):

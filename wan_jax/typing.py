@@ -4,7 +4,8 @@
     def patchify(latents: Float["b f h w c"]) -> Float["b n d"]: ...
 
 Letters: b batch, f frames, h height, w width, c channels, n video tokens, l layers, s text tokens, k heads,
-d features, r distinct timesteps.  `*b` stands for any number of leading axes and `...` for any axes at all.
+d features, r distinct timesteps.  `*b` stands for any number of leading axes and `...` for any axes at all; a single
+axis is written with a space, " n", or linters take it for a forward reference.
 """
 
 import jax

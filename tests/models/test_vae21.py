@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,12 @@ def relative_error(a, b):
     return np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(b)
 
 
+@partial(jax.jit, static_argnums=(0, 3))
+def apply(vae, params, clip, method):
+    """A whole clip in one piece."""
+    return vae.apply({"params": params}, clip, method=method)[0]
+
+
 @pytest.fixture(scope="module")
 def vae():
     return VAE21(TINY)
@@ -53,8 +60,8 @@ def params():
 def whole(vae, params):
     """Five latent frames, encoded and decoded in one piece: (video, latents, decoded)."""
     video = np.random.default_rng(1).uniform(-1, 1, (2, 17, 16, 24, 3)).astype(np.float32)
-    latents = streaming._step(vae, params, video, vae.init_encoder_cache(2, 16, 24), "encode", True)[0]
-    decoded = streaming._step(vae, params, latents, vae.init_decoder_cache(2, 2, 3), "decode", True)[0]
+    latents = apply(vae, params, video, "encode")
+    decoded = apply(vae, params, latents, "decode")
     assert latents.shape == (2, 5, 2, 3, 16) and decoded.shape == video.shape
     assert np.mean(np.abs(decoded) < 1) > 0.9
     return video, latents, decoded
@@ -82,18 +89,16 @@ def test_no_frame_looks_ahead(vae, params, whole):
     assert relative_error(streaming.decode(vae, params, latents[:, :3]), decoded[:, :9]) <= 1e-5
 
 
-@pytest.mark.parametrize("method, chunk_frames", [("encode", [1, 5, 4, 12]), ("decode", [1, 2, 1, 3])])
+@pytest.mark.parametrize("method, chunk_frames", [("encode", [1, 4, 12]), ("encode", [5, 4]), ("decode", [1, 1, 3])])
 def test_cache_keeps_its_structure(vae, method, chunk_frames):
     """So that all later chunks of a length share one compiled step."""
-    size, channels = ((16, 24), 3) if method == "encode" else ((2, 3), 16)
-    start = getattr(vae, f"init_{method}r_cache")(2, *size)
-    abstract = abstract_params(TINY)
-    for frames, first in zip(chunk_frames, [True, True, False, False]):
-        chunk = jax.ShapeDtypeStruct((2, frames, *size, channels), jnp.float32)
-        step = lambda p, x, cache: vae.apply({"params": p}, x, cache, first=first, method=method)  # noqa: B023, E731
-        _, cache = jax.eval_shape(step, abstract, chunk, start)
-        shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
-        assert shapes(cache) == shapes(start)
+    size = (16, 24, 3) if method == "encode" else (2, 3, 16)
+    caches = [None]
+    for frames in chunk_frames:
+        chunk = jax.ShapeDtypeStruct((2, frames, *size), jnp.float32)
+        step = partial(vae.apply, method=method)
+        caches.append(jax.eval_shape(step, {"params": abstract_params(TINY)}, chunk, caches[-1])[1])
+    assert all(cache == caches[1] for cache in caches[2:])
 
 
 def test_bfloat16_keeps_norms_and_latents_in_float32(vae, params, whole):

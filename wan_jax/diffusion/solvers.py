@@ -29,8 +29,8 @@ SOLVERS = {"unipc": unipc, "dpm++": dpm, "euler": euler}
 class Steps:
     """A whole sampling run as arrays with one entry per step."""
 
-    timestep: Int["n"]
-    sigma: Float["n"]
+    timestep: Int[" n"]
+    sigma: Float[" n"]
     corrector: Float["n 5"]
     predictor: Float["n 3"]
 
@@ -78,5 +78,5 @@ def solver_step(state: SolverState, velocity: Float["b f h w c"], steps: Steps, 
     return SolverState(sample, corrected, prediction, state.previous)
 
 
-def _combine(weights: Float["n"], terms) -> Float["b f h w c"]:
+def _combine(weights: Float[" n"], terms) -> Float["b f h w c"]:
     return sum(weights[j] * term for j, term in enumerate(terms))

@@ -46,7 +46,7 @@ def unpatchify(tokens: Float["b n d"], grid: tuple[int, int, int]) -> Float["b f
 
 
 @typechecked
-def per_token(rows: Float["b r d"], row: Int["n"] | None) -> Float["b n d"]:
+def per_token(rows: Float["b r d"], row: Int[" n"] | None) -> Float["b n d"]:
     """The modulation row of every token; a single row is left to broadcast."""
     return rows if row is None else rows[:, row]
 
@@ -98,7 +98,7 @@ class Block(nn.Module):
         return carry, TextKV(keys.astype(self.dtype), values.astype(self.dtype))
 
     def __call__(
-        self, x: Float["b n c"], text: TextKV, time: Float["b r 6 c"], row: Int["n"] | None, rope: Rope
+        self, x: Float["b n c"], text: TextKV, time: Float["b r 6 c"], row: Int[" n"] | None, rope: Rope
     ) -> tuple[Float["b n c"], None]:
         table = self.modulation + time
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (per_token(table[:, :, i], row) for i in range(6))
@@ -121,7 +121,7 @@ class Head(nn.Module):
     config: DiTConfig
 
     @nn.compact
-    def __call__(self, x: Float["b n c"], time: Float["b r c"], row: Int["n"] | None) -> Float["b n d"]:
+    def __call__(self, x: Float["b n c"], time: Float["b r c"], row: Int[" n"] | None) -> Float["b n d"]:
         dim = self.config.dim
         table = self.param("modulation", nn.initializers.normal(dim**-0.5), (2, dim))
         shift, scale = (per_token(time + table[i], row) for i in range(2))
@@ -171,7 +171,7 @@ class DiT(nn.Module):
 
     @typechecked
     def velocity(
-        self, latents: Float["b f h w c"], timestep: Float["b r"], text: TextKV, row: Int["n"] | None = None
+        self, latents: Float["b f h w c"], timestep: Float["b r"], text: TextKV, row: Int[" n"] | None = None
     ) -> Float["b f h w o"]:
         """The predicted velocity, noise − x0, in float32.
 
@@ -190,7 +190,7 @@ class DiT(nn.Module):
         return unpatchify(self.head(x, time, row), grid)
 
     def __call__(
-        self, latents: Float["b f h w c"], timestep: Float["b r"], text: Float["b s d"], row: Int["n"] | None = None
+        self, latents: Float["b f h w c"], timestep: Float["b r"], text: Float["b s d"], row: Int[" n"] | None = None
     ) -> Float["b f h w o"]:
         """Velocity straight from umT5 states: `encode_text`, then `velocity`."""
         return self.velocity(latents, timestep, self.encode_text(text), row)

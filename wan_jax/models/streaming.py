@@ -1,8 +1,8 @@
 """A clip through a video autoencoder chunk by chunk, in memory that does not grow with the clip.
 
-The autoencoder may be any module with `encode`, `decode`, `init_encoder_cache`, `init_decoder_cache` and a `config`
-such as `wan_jax.models.vae21.VAE21` has.  The first latent frame, which stands for a single pixel frame, goes through a
-step of its own; all later ones share a second step, so two programs are compiled, and a third for a shorter last chunk.
+The autoencoder may be any module with `encode`, `decode` and a `config` such as `wan_jax.models.vae21.VAE21` has.  The
+first latent frame, which stands for a single pixel frame, goes through a step of its own; all later ones share a second
+step, so two programs are compiled, and a third for a shorter last chunk.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,24 +33,24 @@ def encode_chunks(
     Raises:
         WanError: there is no frame, or the frames do not divide into latents.
     """
-    pieces = [video] if isinstance(video, Video) else video
-    chunks = _rechunk(pieces, frames_per_chunk * vae.config.temporal_factor)
-    return _stream(vae, params, "encode", vae.init_encoder_cache, chunks)
+    return _stream(vae, params, "encode", _rechunk(video, frames_per_chunk * vae.config.temporal_factor))
 
 
-def decode_chunks(vae: nn.Module, params: Params, latents: Video, frames_per_chunk: int = 1) -> Iterator[jax.Array]:
+def decode_chunks(
+    vae: nn.Module, params: Params, latents: Video | Iterable[Video], frames_per_chunk: int = 1
+) -> Iterator[jax.Array]:
     """Yields pixels in [-1, 1], [b f h w 3]: first one frame, then those of `frames_per_chunk` latents at a time.
 
     Args:
         vae: the autoencoder.
         params: its parameters.
-        latents: normalised latents [b f h w z].
+        latents: normalised latents [b f h w z], as one array or as pieces of any length in their order.
         frames_per_chunk: latent frames in a chunk.
 
     Raises:
         WanError: there is no latent frame.
     """
-    return _stream(vae, params, "decode", vae.init_decoder_cache, _rechunk([latents], frames_per_chunk))
+    return _stream(vae, params, "decode", _rechunk(latents, frames_per_chunk))
 
 
 @typechecked
@@ -69,27 +69,24 @@ def decode(
     )
 
 
-@partial(jax.jit, static_argnames=("vae", "method", "first"), donate_argnames="cache")
-def _step(vae, params, chunk, cache, method, first):
-    return vae.apply({"params": params}, chunk, cache, first=first, method=method)
+@partial(jax.jit, static_argnames=("vae", "method"), donate_argnames="cache")
+def _step(vae, params, chunk, cache, method):
+    return vae.apply({"params": params}, chunk, cache, method=method)
 
 
-def _stream(vae, params, method, init_cache, chunks: Iterator[Video]) -> Iterator[jax.Array]:
+def _stream(vae, params, method, chunks: Iterator[Video]) -> Iterator[jax.Array]:
     cache = None
     for chunk in chunks:
-        first = cache is None
-        if first:
-            b, _, h, w, _ = chunk.shape
-            cache = init_cache(b, h, w)
-        out, cache = _step(vae, params, chunk, cache, method, first)
+        out, cache = _step(vae, params, chunk, cache, method)
         yield out
         del out  # or it would live on beside the next one
     if cache is None:
         raise WanError(f"there is no frame to {method}")
 
 
-def _rechunk(pieces: Iterable[Video], length: int) -> Iterator[Video]:
-    """Cuts the frames (axis 1) of successive pieces anew: one frame, then `length` at a time, then the rest."""
+def _rechunk(video: Video | Iterable[Video], length: int) -> Iterator[Video]:
+    """Cuts the frames (axis 1) of a video or its pieces anew: one frame, then `length` at a time, then the rest."""
+    pieces = [video] if isinstance(video, Video) else video
     wanted, held = 1, []
     for piece in pieces:
         while piece.shape[1]:

@@ -6,7 +6,6 @@ the whole clip, and the result does not depend on the cut (see `vae_layers`).  `
 cutting.
 """
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -26,7 +25,7 @@ from wan_jax.models.vae_layers import (
     Upsample,
     causal,
     causal_conv,
-    init_residual_cache,
+    part,
     pointwise,
 )
 from wan_jax.typing import Float, Params, typechecked
@@ -66,15 +65,17 @@ class Encoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache, first: bool) -> tuple[jax.Array, Cache]:
+    def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
         new = {}
-        x, new["conv_in"] = causal(causal_conv(self.config.base_dim, self.dtype, "conv_in"), x, cache["conv_in"])
+        x, new["conv_in"] = causal(causal_conv(self.config.base_dim, self.dtype, "conv_in"), x, part(cache, "conv_in"))
         for i, level in enumerate(encoder_levels(self.config)):
             name = f"level_{i}"
-            x, new[name] = _DownLevel(level, self.config.num_res_blocks, self.dtype, name=name)(x, cache[name], first)
-        x, new["mid"] = Middle(self.dtype, name="mid")(x, cache["mid"])
+            x, new[name] = _DownLevel(level, self.config.num_res_blocks, self.dtype, name=name)(x, part(cache, name))
+        x, new["mid"] = Middle(self.dtype, name="mid")(x, part(cache, "mid"))
         x = nn.silu(RMSNorm(name="norm_out")(x))
-        x, new["conv_out"] = causal(causal_conv(2 * self.config.z_dim, self.dtype, "conv_out"), x, cache["conv_out"])
+        x, new["conv_out"] = causal(
+            causal_conv(2 * self.config.z_dim, self.dtype, "conv_out"), x, part(cache, "conv_out")
+        )
         return x, new
 
 
@@ -85,17 +86,17 @@ class Decoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache, first: bool) -> tuple[jax.Array, Cache]:
+    def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
         new = {}
         levels = decoder_levels(self.config)
         width = levels[0].in_channels
-        x, new["conv_in"] = causal(causal_conv(width, self.dtype, "conv_in"), x, cache["conv_in"])
-        x, new["mid"] = Middle(self.dtype, name="mid")(x, cache["mid"])
+        x, new["conv_in"] = causal(causal_conv(width, self.dtype, "conv_in"), x, part(cache, "conv_in"))
+        x, new["mid"] = Middle(self.dtype, name="mid")(x, part(cache, "mid"))
         for i, level in enumerate(levels):
             name = f"level_{i}"
-            x, new[name] = _UpLevel(level, self.config.num_res_blocks + 1, self.dtype, name=name)(x, cache[name], first)
+            x, new[name] = _UpLevel(level, self.config.num_res_blocks + 1, self.dtype, name=name)(x, part(cache, name))
         x = nn.silu(RMSNorm(name="norm_out")(x))
-        x, new["conv_out"] = causal(causal_conv(3, self.dtype, "conv_out"), x, cache["conv_out"])
+        x, new["conv_out"] = causal(causal_conv(3, self.dtype, "conv_out"), x, part(cache, "conv_out"))
         return x, new
 
 
@@ -105,12 +106,12 @@ class _DownLevel(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache, first: bool) -> tuple[jax.Array, Cache]:
+    def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
         new = {}
         for name in [f"res_{i}" for i in range(self.num_blocks)]:
-            x, new[name] = ResidualBlock(self.level.channels, self.dtype, name=name)(x, cache[name])
+            x, new[name] = ResidualBlock(self.level.channels, self.dtype, name=name)(x, part(cache, name))
         if self.level.resample:
-            x, new["down"] = Downsample(self.level.temporal, self.dtype, name="down")(x, cache["down"], first)
+            x, new["down"] = Downsample(self.level.temporal, self.dtype, name="down")(x, part(cache, "down"))
         return x, new
 
 
@@ -120,21 +121,21 @@ class _UpLevel(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache, first: bool) -> tuple[jax.Array, Cache]:
+    def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
         new = {}
         for name in [f"res_{i}" for i in range(self.num_blocks)]:
-            x, new[name] = ResidualBlock(self.level.channels, self.dtype, name=name)(x, cache[name])
+            x, new[name] = ResidualBlock(self.level.channels, self.dtype, name=name)(x, part(cache, name))
         if self.level.resample:
             up = Upsample(self.level.channels // 2, self.level.temporal, self.dtype, name="up")
-            x, new["up"] = up(x, cache["up"], first)
+            x, new["up"] = up(x, part(cache, "up"))
         return x, new
 
 
 class VAE21(nn.Module):
     """The autoencoder.  `dtype` is that of its matrix products; norms and latent statistics are in float32.
 
-    `encode` and `decode` take one chunk of a clip and the cache that the chunk before it left; a clip starts with
-    `init_encoder_cache` or `init_decoder_cache` and `first=True`.
+    `encode` and `decode` take one chunk of a clip, and the cache that the chunk before it left; without a cache the chunk
+    begins a clip.
     """
 
     config: VAEConfig
@@ -149,31 +150,30 @@ class VAE21(nn.Module):
     @typechecked
     def __call__(self, video: Float["b f h w 3"]) -> Float["b f h w 3"]:
         """The reconstruction of a whole clip, in one piece."""
-        b, _, h, w, _ = video.shape
-        latents, _ = self.encode(video, self.init_encoder_cache(b, h, w), first=True)
-        reconstruction, _ = self.decode(latents, self.init_decoder_cache(b, *latents.shape[2:4]), first=True)
-        return reconstruction
+        latents, _ = self.encode(video)
+        return self.decode(latents)[0]
 
     @typechecked
-    def encode(self, video: Float["b f h w 3"], cache: Cache, *, first: bool) -> tuple[Float["b g i j z"], Cache]:
+    def encode(self, video: Float["b f h w 3"], cache: Cache | None = None) -> tuple[Float["b g i j z"], Cache]:
         """Normalised latents (the posterior's mean, float32) of a chunk of pixels in [-1, 1], and the cache.
 
         Raises:
             WanError: the chunk does not divide into latents; see `moments`.
         """
-        (mean, _), cache = self.moments(video, cache, first=first)
+        (mean, _), cache = self.moments(video, cache)
         center, spread = self._statistics()
         return (mean - center) / spread, cache
 
     @typechecked
     def moments(
-        self, video: Float["b f h w 3"], cache: Cache, *, first: bool
+        self, video: Float["b f h w 3"], cache: Cache | None = None
     ) -> tuple[tuple[Float["b g i j z"], Float["b g i j z"]], Cache]:
         """Mean and log-variance of the posterior before normalisation, both float32, and the cache.
 
         Raises:
-            WanError: there are not 1 + 4n frames (4n if not `first`), or height or width is no multiple of 8.
+            WanError: there are not 1 + 4n frames (4n after the first chunk), or height or width is no multiple of 8.
         """
+        first = cache is None
         _, f, h, w, _ = video.shape
         time, space = self.config.temporal_factor, self.config.spatial_factor
         if f < first or (f - first) % time or h % space or w % space:
@@ -182,60 +182,20 @@ class VAE21(nn.Module):
                 f"{f} frames of {h}×{w} do not divide into latents: "
                 f"there must be {frames} frames, with height and width multiples of {space}"
             )
-        x, cache = self.encoder(video.astype(self.dtype), cache, first)
+        x, cache = self.encoder(video.astype(self.dtype), cache)
         mean, log_variance = jnp.split(self.quant_conv(x).astype(jnp.float32), 2, axis=-1)
         return (mean, log_variance), cache
 
     @typechecked
-    def decode(self, latents: Float["b f h w z"], cache: Cache, *, first: bool) -> tuple[Float["b g i j 3"], Cache]:
+    def decode(self, latents: Float["b f h w z"], cache: Cache | None = None) -> tuple[Float["b g i j 3"], Cache]:
         """Pixels in [-1, 1], float32, of a chunk of normalised latents, and the cache.
 
-        n frames of latents make 4n frames, 4n - 3 where `first`.
+        n frames of latents make 4n frames, 4n - 3 in the first chunk.
         """
         center, spread = self._statistics()
         x = self.post_quant_conv((latents.astype(jnp.float32) * spread + center).astype(self.dtype))
-        x, cache = self.decoder(x, cache, first)
+        x, cache = self.decoder(x, cache)
         return jnp.clip(x.astype(jnp.float32), -1.0, 1.0), cache
-
-    @nn.nowrap
-    def init_encoder_cache(self, batch: int, height: int, width: int) -> Cache:
-        """The cache before the first chunk of a clip of height × width pixels."""
-
-        def zeros(channels: int, scale: int, frames: int = 2) -> jax.Array:
-            return jnp.zeros((batch, frames, height >> scale, width >> scale, channels), self.dtype)
-
-        cache = {"conv_in": zeros(3, scale=0)}
-        for i, level in enumerate(encoder_levels(self.config)):
-            here = partial(zeros, scale=i)
-            blocks = init_residual_cache(here, level.in_channels, level.channels, self.config.num_res_blocks)
-            if level.resample:
-                # With a stride of two, the next window shares one frame with the last.
-                after = {"time_conv": zeros(level.channels, scale=i + 1, frames=1)} if level.temporal else {}
-                blocks["down"] = after
-            cache[f"level_{i}"] = blocks
-        cache["mid"] = init_residual_cache(here, level.channels, level.channels, 2)
-        cache["conv_out"] = here(level.channels)
-        return cache
-
-    @nn.nowrap
-    def init_decoder_cache(self, batch: int, height: int, width: int) -> Cache:
-        """The cache before the first chunk of a clip of height × width latents."""
-
-        def zeros(channels: int, scale: int) -> jax.Array:
-            return jnp.zeros((batch, 2, height << scale, width << scale, channels), self.dtype)
-
-        levels = decoder_levels(self.config)
-        width_in = levels[0].in_channels
-        cache = {"conv_in": zeros(self.config.z_dim, scale=0)}
-        cache["mid"] = init_residual_cache(partial(zeros, scale=0), width_in, width_in, 2)
-        for i, level in enumerate(levels):
-            here = partial(zeros, scale=i)
-            blocks = init_residual_cache(here, level.in_channels, level.channels, self.config.num_res_blocks + 1)
-            if level.resample:
-                blocks["up"] = {"time_conv": here(level.channels)} if level.temporal else {}
-            cache[f"level_{i}"] = blocks
-        cache["conv_out"] = here(level.channels)
-        return cache
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each latent channel."""

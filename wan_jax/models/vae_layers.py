@@ -1,12 +1,11 @@
 """What the Wan video autoencoders are made of (Wan2.2, wan/modules/vae2_1.py and vae2_2.py; arXiv:2503.20314, §4.1).
 
 Every module that looks back in time is `(x, cache) -> (y, cache)`: `cache` holds the frames before this chunk that its
-convolutions still need, in a nested dict that mirrors the modules.  A chunk may have any number of frames, so a whole
-clip is nothing but a long first chunk.  `first` (static) tells whether the chunk begins the clip: only the temporal
-resampling cares, since it lets the very first frame pass by itself.
+convolutions still need, in a nested dict that mirrors the modules.  None begins a clip: convolutions then see zeros,
+and temporal resampling lets the very first frame pass by itself.  A chunk may have any number of frames, so a whole
+clip is nothing but a long first chunk.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,26 +39,29 @@ class Level:
     temporal: bool
 
 
-def init_residual_cache(zeros: Callable[[int], jax.Array], in_channels: int, channels: int, num_blocks: int) -> Cache:
-    """The history of successive residual blocks, `res_0`, `res_1`, …; `zeros(c)` makes two frames of c channels."""
-    widths = [in_channels, *[channels] * num_blocks]
-    return {f"res_{i}": {"conv_1": zeros(widths[i]), "conv_2": zeros(channels)} for i in range(num_blocks)}
+def part(cache: Cache | None, name: str) -> Any:
+    """What the module `name` left of the chunk before; None where the clip begins."""
+    return None if cache is None else cache[name]
 
 
 @typechecked
-def causal(conv: nn.Module, x: Float["b f h w c"], history: Float["b past h w c"]) -> tuple[jax.Array, jax.Array]:
-    """Runs `conv`, which does not pad time, over the frames of `history` and then of `x`.
+def causal(
+    conv: nn.Module, x: Float["b f h w c"], history: Float["b past h w c"] | None
+) -> tuple[Float["b g h w d"], Float["b past h w c"]]:
+    """Runs `conv`, which does not pad time, over the frames of `history` (two of zeros if None) and then of `x`.
 
-    Returns the result and the last frames seen, as many as `history` had: the history of the next chunk.
+    Returns the result and the last frames seen, as many as in `history`: the history of the next chunk.
     """
+    if history is None:
+        history = jnp.zeros((x.shape[0], 2, *x.shape[2:]), x.dtype)
     seen = jnp.concatenate([history, x], axis=1)
     return conv(seen), seen[:, seen.shape[1] - history.shape[1] :]
 
 
 @typechecked
-def split_first(x: Float["b f h w c"], first: bool) -> tuple[jax.Array, jax.Array]:
-    """The clip's very first frame, if it is in `x` (else no frame), and the others."""
-    return x[:, : int(first)], x[:, int(first) :]
+def split_first(x: Float["b f h w c"], begins: bool) -> tuple[jax.Array, jax.Array]:
+    """The clip's very first frame, if it begins in `x` (else no frame), and the other frames."""
+    return x[:, : int(begins)], x[:, int(begins) :]
 
 
 @typechecked
@@ -127,13 +129,13 @@ class ResidualBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
         new = {}
         skip = x if x.shape[-1] == self.channels else pointwise(self.channels, self.dtype, "shortcut")(x)
         x = nn.silu(RMSNorm(name="norm_1")(x))
-        x, new["conv_1"] = causal(causal_conv(self.channels, self.dtype, "conv_1"), x, cache["conv_1"])
+        x, new["conv_1"] = causal(causal_conv(self.channels, self.dtype, "conv_1"), x, part(cache, "conv_1"))
         x = nn.silu(RMSNorm(name="norm_2")(x))
-        x, new["conv_2"] = causal(causal_conv(self.channels, self.dtype, "conv_2"), x, cache["conv_2"])
+        x, new["conv_2"] = causal(causal_conv(self.channels, self.dtype, "conv_2"), x, part(cache, "conv_2"))
         return skip + x, new
 
 
@@ -159,11 +161,11 @@ class Middle(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
         new = {}
-        x, new["res_0"] = ResidualBlock(x.shape[-1], self.dtype, name="res_0")(x, cache["res_0"])
+        x, new["res_0"] = ResidualBlock(x.shape[-1], self.dtype, name="res_0")(x, part(cache, "res_0"))
         x = FrameAttention(self.dtype, name="attn")(x)
-        x, new["res_1"] = ResidualBlock(x.shape[-1], self.dtype, name="res_1")(x, cache["res_1"])
+        x, new["res_1"] = ResidualBlock(x.shape[-1], self.dtype, name="res_1")(x, part(cache, "res_1"))
         return x, new
 
 
@@ -174,7 +176,7 @@ class Downsample(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache, first: bool) -> tuple[jax.Array, Cache]:
+    def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
         c = x.shape[-1]
         # Padded on the right and at the bottom only.
         x = nn.Conv(
@@ -188,8 +190,9 @@ class Downsample(nn.Module):
         )(x)
         if not self.temporal:
             return x, {}
-        alone, x = split_first(x, first)
-        x, history = causal(time_conv(c, 2, self.dtype), x, alone if first else cache["time_conv"])
+        # With a stride of two, neighbouring windows share one frame.
+        alone, x = split_first(x, begins=cache is None)
+        x, history = causal(time_conv(c, 2, self.dtype), x, alone if cache is None else cache["time_conv"])
         return jnp.concatenate([alone, x], axis=1), {"time_conv": history}
 
 
@@ -201,12 +204,12 @@ class Upsample(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, cache: Cache, first: bool) -> tuple[jax.Array, Cache]:
+    def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
         new = {}
         if self.temporal:
             # The clip's first frame is doubled by nothing and is no history either: the second one sees zeros.
-            alone, x = split_first(x, first)
-            x, new["time_conv"] = causal(time_conv(2 * x.shape[-1], 1, self.dtype), x, cache["time_conv"])
+            alone, x = split_first(x, begins=cache is None)
+            x, new["time_conv"] = causal(time_conv(2 * x.shape[-1], 1, self.dtype), x, part(cache, "time_conv"))
             x = jnp.concatenate([alone, interleave(x)], axis=1)
         x = x.repeat(2, axis=2).repeat(2, axis=3)
         conv = nn.Conv(

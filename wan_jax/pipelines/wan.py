@@ -272,7 +272,8 @@ class WanPipeline:
             "device": jax.devices()[0].device_kind,
         }
         return [
-            shared | {"prompt": prompt, "negative_prompt": negative, "seed": None if given_latents else request.seed + i}
+            shared
+            | {"prompt": prompt, "negative_prompt": negative, "seed": None if given_latents else request.seed + i}
             for i, (prompt, negative) in enumerate(zip(request.prompt, request.negative_prompt))
         ]
 
