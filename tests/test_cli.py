@@ -1,0 +1,111 @@
+"""The command line as a user meets it: files, JSON, exit statuses, one line for a mistake."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from wan_jax import cli
+from wan_jax.video_io import read_metadata, read_video
+
+SMALL = ["--size", "48x32", "--frames", "5", "--steps", "4"]
+
+
+def run(*args: str, cwd=None) -> subprocess.CompletedProcess:
+    """The real thing, in a process of its own."""
+    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "wan_jax", *args],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+
+
+def test_generate_and_repeat(tmp_path):
+    """From an empty folder, and again from the file alone: the same bytes."""
+    first = run("generate", "--prompt", "红色的球", *SMALL, "--seed", "9", "--json", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    result = json.loads(first.stdout)
+    assert result["out"] == "out.mp4" and result["settings"]["seed"] == 9
+    assert "untrained placeholder" in first.stderr and "high noise" in first.stderr
+    video = read_video(tmp_path / "out.mp4")
+    assert (video.width, video.height, len(list(video))) == (48, 32, 5)
+    stored = read_metadata(tmp_path / "out.mp4")
+    assert stored["prompt"] == "红色的球" and "untrained" in stored["note"]
+
+    again = run("generate", "--from", "out.mp4", "--out", "again.mp4", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "frames"])
+def test_other_outputs(tmp_path, name):
+    cli.main(["generate", "--prompt", "a", *SMALL, "--out", str(tmp_path / name)])
+    assert read_metadata(tmp_path / name)["prompt"] == "a"
+
+
+def test_metadata_can_be_left_out(tmp_path):
+    cli.main(["generate", "--prompt", "a", *SMALL, "--out", str(tmp_path / "a.mp4"), "--no-metadata"])
+    assert read_metadata(tmp_path / "a.mp4") == {}
+
+
+def test_reconstruct(tmp_path, capsys):
+    cli.main(["generate", "--prompt", "a", *SMALL, "--out", str(tmp_path / "a.mp4")])
+    capsys.readouterr()
+    cli.main(["reconstruct", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "--frames", "3", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["frames"] == 3 and len(list(read_video(tmp_path / "b.mp4"))) == 3
+    assert 0 < report["psnr"] < 100 and -1 <= report["ssim"] <= 1
+
+
+GENERATE = ["generate", "--prompt", "a", *SMALL]
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ([*GENERATE, "--frames", "80"], "num_frames=80 is not 4n+1; use 77 or 81"),
+        ([*GENERATE, "--size", "100x100"], "height=100 is not a multiple of 16; use 96 or 112"),
+        ([*GENERATE, "--size", "big"], "--size 'big' is not WIDTHxHEIGHT"),
+        ([*GENERATE, "--solver", "heun"], "solver='heun' is unknown; use one of unipc, dpm++, euler"),
+        ([*GENERATE, "--guidance", "a,b"], "--guidance 'a,b' is not HIGH or HIGH,LOW"),
+        ([*GENERATE, "--model", "{empty}"], "the directory is empty"),
+        ([*GENERATE, "--model", "{image_model}"], "only text to video (T2V) is supported"),
+        ([*GENERATE, "--model", "nowhere"], "no such folder, no hub id of the form owner/name"),
+        ([*GENERATE, "--out", "{text}/out.mp4"], "cannot write"),
+        ([*GENERATE, "--out", "out.avi"], "use .mp4, .webp or .gif"),
+        (["generate"], "--prompt is missing"),
+        (["generate", "--from", "{text}"], "notes.txt"),
+        (["reconstruct", "{text}", "out.mp4"], "notes.txt"),
+        (["reconstruct", "missing.mp4", "out.mp4"], "missing.mp4"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, args, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("not a video")
+    image_model = tmp_path / "i2v"
+    (image_model / "transformer").mkdir(parents=True)
+    (image_model / "model_index.json").write_text(json.dumps({"_class_name": "WanImageToVideoPipeline"}))
+    (image_model / "transformer" / "config.json").write_text(json.dumps({"in_channels": 36, "out_channels": 16}))
+    places = {"empty": tmp_path / "empty", "text": tmp_path / "notes.txt", "image_model": image_model}
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([arg.format(**places) for arg in args])
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert message in captured.err.replace("\n", "") and captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
+    assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+@pytest.mark.parametrize("command", ["generate", "reconstruct"])
+def test_help_shows_an_example(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"python -m wan_jax {command} " in capsys.readouterr().out
