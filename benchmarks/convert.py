@@ -47,7 +47,7 @@ def main(gigabytes: float = 4.2, folder: Path = Path("/tmp"), repeats: int = 3):
         source = Path(temporary) / "source"
         nbytes = write_checkpoint(source, int(gigabytes * 1e9))
         copies, conversions = [], []
-        for n in range(repeats):
+        for _ in range(repeats):
             copies.append(_copy(source, Path(temporary) / "copy"))
             conversions.append(_convert(source, Path(temporary) / "ours"))
         copy, convert = statistics.median(copies), statistics.median(conversions)

@@ -8,7 +8,6 @@
 A conversion that was killed goes on where it stopped when the same command is given again.
 """
 
-import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -76,7 +75,6 @@ def main(args: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     args = sys.argv[1:] if args is None else args
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # conversion needs no accelerator, and must not take one
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of every file it was told not to write
     kind = Command if args[:1] in (["export"], ["verify"]) else Convert
     command = tyro.cli(kind, args=args, prog="python -m convert", description=__doc__)
     try:

@@ -21,7 +21,7 @@ def expert_folders(folder: Folder) -> tuple[str, ...]:
 
 
 def dit_config(raw: Mapping[str, Any], header: Header, where: str) -> DiTConfig:
-    """From a `config.json` of Wan2.2's WanModel, which leaves out text_dim (wan/modules/model.py, ignore_for_config)."""
+    """From the `config.json` of a WanModel, which leaves out text_dim (Wan2.2, wan/modules/model.py)."""
     wanted = ("dim", "ffn_dim", "freq_dim", "in_dim", "out_dim", "num_heads", "num_layers", "eps")
     if missing := [key for key in wanted if key not in raw]:
         raise WanError(f"{where}: not the config of a Wan transformer; it lacks {', '.join(missing)}")

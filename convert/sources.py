@@ -21,7 +21,7 @@ from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig, get_conf
 from wan_jax.errors import WanError
 from wan_jax.typing import Params
 
-_WORKERS = 4  # tensors in flight; each holds about three copies of itself
+_WORKERS = 3  # tensors in flight; each holds about three copies of itself
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Source:
 
     def read_tokenizer(self) -> Path:
         """The directory of the tokenizer, fetched whole."""
-        return [self.folder.fetch(name) for name in self.tokenizer][0].parent
+        return {self.folder.fetch(name).parent for name in self.tokenizer}.pop()
 
     def _holds(self, component: Component, name: str) -> bool:
         return any(name in self.folder.header(file) for file in self.files[component.name])

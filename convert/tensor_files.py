@@ -60,8 +60,8 @@ def tensor_info(name: str, shape: list[int], dtype: str, where: str) -> TensorIn
 class SafetensorsFile:
     """A safetensors file (github.com/huggingface/safetensors, "Format"), read tensor by tensor.
 
-    The package's own reader maps the file, and mapped pages stay resident; and what it says of a truncated file does
-    not name a tensor.
+    The package's own reader keeps the whole file mapped, and mapped pages count as resident; and what it says of a
+    truncated file does not name a tensor.
 
     Raises:
         WanError: the header is damaged, or the file ends before its tensors do.
@@ -91,13 +91,8 @@ class SafetensorsFile:
             )
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in memory of its own."""
-        info = self.header[name]
-        out = np.empty(info.nbytes, np.uint8)
-        with self._path.open("rb", buffering=0) as file:
-            file.seek(self._starts[name])
-            _fill(file, memoryview(out), f"{self._path}: {name}")
-        return out.view(info.dtype).reshape(info.shape)
+        """One tensor, mapped; its pages are given back with the array."""
+        return np.memmap(self._path, self.header[name].dtype, "r", self._starts[name], self.header[name].shape)
 
 
 class TorchFile:
@@ -157,11 +152,3 @@ def write_safetensors(path: Path, header: Mapping[str, TensorInfo], get: Callabl
             file.write(value.reshape(-1).view(np.uint8))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _fill(file, buffer: memoryview, what: str):
-    while buffer:
-        count = file.readinto(buffer)
-        if not count:
-            raise WanError(f"{what}: the file became shorter while it was read")
-        buffer = buffer[count:]

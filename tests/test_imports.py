@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "wan_jax"
 LAYERS = [
     {"errors", "typing"},
     {"config", "precision", "cache"},
-    {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "metrics"},
+    {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "frames", "metrics"},
     {"models"},
     {"diffusion", "placeholder"},
     {"experts", "conditioning"},

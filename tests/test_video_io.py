@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from wan_jax.errors import WanError
-from wan_jax.video_io import Frames, check_output, export_to_video, read_metadata, read_video
+from wan_jax.frames import Frames
+from wan_jax.video_io import check_output, export_to_video, read_metadata, read_video
 
 FORMATS = ["out.mp4", "out.webp", "out.gif", "out"]
 METADATA = {"prompt": "猫 & \"dog\" — 'bird'", "seed": 7, "guidance_scale": [4.0, 3.0], "negative_prompt": "x" * 900}

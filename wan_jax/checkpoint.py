@@ -1,6 +1,6 @@
 """Our checkpoint directory: Diffusers' component names, Orbax arrays.
 
-    model_index.json                what the model is, and where it came from; written last: without it there is no model
+    model_index.json                what the model is and where it came from; written last: no model without it
     transformer/  [transformer_2/]  vae/  text_encoder/
         config.json                 the component's sizes
         manifest.json               shape, dtype and SHA-256 of every parameter, one digest per layer where stacked
@@ -16,6 +16,7 @@ and repeated conversion likes.  Paths may be buckets (`gs://…`).
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +42,9 @@ _CLASSES = {
     "text_encoder": ["transformers", "UMT5EncoderModel"],
     "tokenizer": ["transformers", "T5TokenizerFast"],
 }
+
+# Orbax warns of each checkpoint that is not in its own one-file format; `_saving` says why ours are not.
+logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in record.getMessage())
 
 # Chunks are replaced by rename, so a killed process leaves whole ones.  They are not flushed to the disk one by one:
 # after a power cut the checksums tell.
@@ -70,7 +74,7 @@ def is_checkpoint(folder: epath.PathLike) -> bool:
 
 
 def write_model_index(folder: epath.PathLike, config: WanConfig, source: Mapping[str, Any]):
-    """Completes a checkpoint directory.  `source` tells where the weights came from, for the reader and for metadata."""
+    """Completes a checkpoint directory.  `source` tells where the weights came from."""
     about = {
         "format": FORMAT,
         "name": config.name,

@@ -82,6 +82,8 @@ def generate(
     video_io.check_output(out)
     started = time.monotonic()
     pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"))
+    if settings.get("checkpoint", pipe.fingerprint) != pipe.fingerprint:
+        print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
     loaded = time.monotonic()
     result = pipe(
         prompt,

@@ -18,7 +18,7 @@ from wan_jax.typing import Params
 NAME = "untrained"
 NOTE = (
     "untrained placeholder weights: the video is coloured noise. "
-    "Name a model for more, e.g. --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers (downloads about 30 GB)"
+    "Name a model for more, e.g. --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers (tens of GB are downloaded)"
 )
 _VERSION = 1  # of the weights: another one is written anew
 

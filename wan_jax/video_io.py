@@ -34,20 +34,6 @@ _X264 = {
 }
 
 
-class Frames(np.ndarray):
-    """A float32 video [f h w c] in [0, 1] that remembers its frame rate `fps`, also when sliced."""
-
-    fps: float | None
-
-    def __new__(cls, frames: np.ndarray, fps: float | None = None) -> "Frames":
-        video = np.asarray(frames, np.float32).view(cls)
-        video.fps = fps
-        return video
-
-    def __array_finalize__(self, source):
-        self.fps = getattr(source, "fps", None)
-
-
 @dataclasses.dataclass(frozen=True)
 class Video:
     """A video file.  Each iteration decodes it anew, one uint8 frame [h w 3] at a time.

@@ -134,8 +134,8 @@ class _UpLevel(nn.Module):
 class VAE21(nn.Module):
     """The autoencoder.  `dtype` is that of its matrix products; norms and latent statistics are in float32.
 
-    `encode` and `decode` take one chunk of a clip, and the cache that the chunk before it left; without a cache the chunk
-    begins a clip.
+    `encode` and `decode` take one chunk of a clip, and the cache that the chunk before it left; without a cache the
+    chunk begins a clip.
     """
 
     config: VAEConfig

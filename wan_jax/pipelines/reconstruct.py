@@ -34,7 +34,7 @@ def reconstruct_file(
         max_frames: stop after so many.
 
     Returns:
-        a dict of `out`, `frames`, `psnr` (dB) and `ssim`, both averaged over frames, and `fps`, frames a second of work.
+        a dict of `out`, `frames`, `psnr` (dB) and `ssim`, both averaged over frames, and `fps`, frames per second.
 
     Raises:
         WanError: a file cannot be read or written, or there is no such model.

@@ -21,6 +21,7 @@ from wan_jax.diffusion.guidance import is_guided, prompt_batch
 from wan_jax.diffusion.solvers import SolverState, make_steps
 from wan_jax.errors import WanError
 from wan_jax.experts import Segment, segments
+from wan_jax.frames import Frames
 from wan_jax.models import streaming
 from wan_jax.models.umt5 import UMT5Encoder
 from wan_jax.models.vae21 import VAE21
@@ -28,7 +29,6 @@ from wan_jax.pipelines.loading import load
 from wan_jax.pipelines.request import Request
 from wan_jax.tokenizer import Tokenizer
 from wan_jax.typing import Bool, Float, Int, Params
-from wan_jax.video_io import Frames
 
 # Inputs of tasks that other Wan models do: named in the signature, so that the error can say so.
 _OTHER_TASKS = ("image", "last_image", "video", "mask", "reference_images", "strength")
@@ -38,8 +38,8 @@ _OTHER_TASKS = ("image", "last_image", "video", "mask", "reference_images", "str
 class WanPipelineOutput:
     """The result of a call.
 
-    `frames` is float32 [b f h w c] in [0, 1], or the latents [b c f h w].  `settings` says for each video how it was made,
-    in JSON types: `export_to_video(out.frames[0], path, metadata=out.settings[0])` stores it in the file.
+    `frames` is float32 [b f h w c] in [0, 1], or the latents [b c f h w].  `settings` says for each video how it was
+    made, in JSON types: `export_to_video(out.frames[0], path, metadata=out.settings[0])` stores it in the file.
     """
 
     frames: Frames | np.ndarray
