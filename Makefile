@@ -11,10 +11,10 @@ video: $(VENV)/.user  ## a video from PROMPT, written to OUT
 	$(BIN)/python -m wan_jax generate --prompt "$(PROMPT)" --out "$(OUT)"
 
 test: $(VENV)/.test  ## what needs no PyTorch
-	$(BIN)/python -m pytest -m "not parity"
+	$(BIN)/python -m pytest --ignore tests/parity
 
 parity: $(VENV)/.parity  ## the comparisons with PyTorch and Diffusers
-	$(BIN)/python -m pytest -m parity
+	$(BIN)/python -m pytest tests/parity
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ from wan_jax import placeholder
 from wan_jax.config import DiTConfig, get_config
 
 SHARD_BYTES = 1 << 30
+SETTLE_SECONDS = 8
 
 
 def main(gigabytes: float = 4.2, folder: Path = Path("/tmp"), repeats: int = 3):
@@ -46,6 +47,8 @@ def main(gigabytes: float = 4.2, folder: Path = Path("/tmp"), repeats: int = 3):
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         source = Path(temporary) / "source"
         nbytes = write_checkpoint(source, int(gigabytes * 1e9))
+        os.sync()
+        time.sleep(SETTLE_SECONDS)
         copies, conversions = [], []
         for _ in range(repeats):
             copies.append(_copy(source, Path(temporary) / "copy"))
@@ -112,9 +115,14 @@ def _convert(source: Path, target: Path) -> float:
 
 
 def _settle(written: Path):
-    """The next run must not wait for this one's dirty pages."""
+    """Brings the next run to the same start.
+
+    It must not wait for this one's dirty pages; and a virtual machine hands freed memory back to its host within
+    seconds and pays for every page again, which would favour whatever writes first.
+    """
     shutil.rmtree(written)
     os.sync()
+    time.sleep(SETTLE_SECONDS)
 
 
 if __name__ == "__main__":

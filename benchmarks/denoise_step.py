@@ -7,6 +7,7 @@ of attention and is left out where it is not installed.  Prints JSON.
 """
 
 import json
+import multiprocessing
 import statistics
 import time
 from typing import Annotated
@@ -34,15 +35,17 @@ def main(
     result = {
         "model": model,
         "latents": shape,
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "wan_jax": ours(config.transformer, shape, repeats),
-        "diffusers": diffusers(config.transformer, shape, repeats),
-    }
+    } | {side.__name__: alone(side, config.transformer, shape, repeats) for side in (wan_jax, diffusers)}
     print(json.dumps(result))
 
 
-def ours(config: DiTConfig, shape: tuple[int, ...], repeats: int) -> dict:
+def alone(side, *args):
+    """In a process of its own: neither framework gives its memory back."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(side, args)
+
+
+def wan_jax(config: DiTConfig, shape: tuple[int, ...], repeats: int) -> dict:
     def make(key):
         leaves, tree = jax.tree.flatten(abstract_params(config, jnp.bfloat16))
         keys = jax.random.split(key, len(leaves))
@@ -64,6 +67,8 @@ def ours(config: DiTConfig, shape: tuple[int, ...], repeats: int) -> dict:
     run = lambda: jax.block_until_ready(compiled(params, latents, timestep, kv))  # noqa: E731
     return {
         "seconds": median_seconds(run, repeats),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
         "compile_s": round(compile_s, 1),
         "argument_gib": round(memory.argument_size_in_bytes / 2**30, 2),
         "temp_gib": round(memory.temp_size_in_bytes / 2**30, 2),
@@ -71,7 +76,6 @@ def ours(config: DiTConfig, shape: tuple[int, ...], repeats: int) -> dict:
 
 
 def diffusers(config: DiTConfig, shape: tuple[int, ...], repeats: int) -> dict | None:
-    jax.clear_caches()
     try:
         import torch
         from diffusers import WanTransformer3DModel, __version__

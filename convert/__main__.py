@@ -11,7 +11,7 @@ A conversion that was killed goes on where it stopped when the same command is g
 import os
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
@@ -68,21 +68,23 @@ class Verify:
         print(f"{self.folder}: every weight is as it was converted", file=sys.stderr)
 
 
-Command = Annotated[Export, tyro.conf.subcommand("export")] | Annotated[Verify, tyro.conf.subcommand("verify")]
+COMMANDS = {"export": Export, "verify": Verify}
 
 
 def main(args: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     args = sys.argv[1:] if args is None else args
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # conversion needs no accelerator, and must not take one
-    kind = Command if args[:1] in (["export"], ["verify"]) else Convert
-    command = tyro.cli(kind, args=args, prog="python -m convert", description=__doc__)
+    name = args[0] if args and args[0] in COMMANDS else ""
+    command = tyro.cli(
+        COMMANDS.get(name, Convert),
+        args=args[1:] if name else args,
+        prog=f"python -m convert {name}".strip(),
+        description=__doc__,
+    )
     try:
         command.run()
-    except WanError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
+    except (WanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import jax
 import numpy as np
@@ -60,12 +61,13 @@ def components(config: WanConfig, dtype) -> dict[str, Component]:
     The autoencoder stays in float32: it is small, and rounding its weights is visible.
     """
     return {
-        name: _component(name, part, np.float32 if name == "vae" else dtype)
+        name: _component(name, part, np.dtype(np.float32 if name == "vae" else dtype))
         for name, part in checkpoint.components(config).items()
     }
 
 
-def _component(name: str, config: DiTConfig | VAEConfig | UMT5Config, dtype) -> Component:
+@cache
+def _component(name: str, config: DiTConfig | VAEConfig | UMT5Config, dtype: np.dtype) -> Component:
     shapes = flat(abstract_params(config, dtype))
     match config:
         case DiTConfig():

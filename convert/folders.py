@@ -52,7 +52,7 @@ class LocalFolder:
     def __init__(self, path: Path):
         self._path = path
         self.name = str(path)
-        self.sizes = {p.relative_to(path).as_posix(): p.stat().st_size for p in path.rglob("*") if p.is_file()}
+        self.sizes = {p.relative_to(path).as_posix(): p.stat().st_size for p in sorted(path.rglob("*")) if p.is_file()}
         if not self.sizes:
             raise WanError(f"{path}: the directory is empty; expected a Wan checkpoint")
 

@@ -1,16 +1,6 @@
-"""`tests/parity/` needs PyTorch and Diffusers; everything else runs with requirements-test.txt."""
-
-import pathlib
+"""What all tests share.  `make test` leaves out tests/parity, which needs PyTorch and Diffusers."""
 
 import pytest
-
-PARITY = pathlib.Path(__file__).parent / "parity"
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if PARITY in item.path.parents:
-            item.add_marker(pytest.mark.parity)
 
 
 @pytest.fixture(scope="session", autouse=True)

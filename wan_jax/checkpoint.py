@@ -17,8 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -145,8 +144,10 @@ def restore(folder: epath.PathLike, abstract: Mapping, verify: bool = False) -> 
     )
     try:
         return ocp.load(folder, abstract)
-    except Exception as error:  # Orbax raises bare Exceptions for unreadable arrays
-        raise _unreadable(folder, error) from error
+    except Exception:  # Orbax raises bare ones, with pages of text about one of many arrays that it was reading
+        for path, layer, _ in _layers(folder):
+            read_array(folder, path, layer)  # raises for the damaged one
+        raise
 
 
 def read_manifest(folder: epath.PathLike) -> dict[str, dict[str, Any]]:
@@ -155,12 +156,17 @@ def read_manifest(folder: epath.PathLike) -> dict[str, dict[str, Any]]:
 
 
 def read_array(folder: epath.PathLike, path: str, layer: int | None = None) -> np.ndarray:
-    """One parameter, or one layer of it."""
+    """One parameter, or one layer of it.
+
+    Raises:
+        WanError: names the parameter, where its data are missing, truncated or fail their checksum.
+    """
     try:
-        store = ts.open(_spec(epath.Path(folder), path), open=True, context=_STORE).result()
+        spec = _spec(epath.Path(folder), path) | {"fill_missing_data_reads": False}
+        store = ts.open(spec, open=True, context=_STORE).result()
         return (store if layer is None else store[layer]).read().result()
     except (ValueError, OSError) as error:
-        raise _unreadable(epath.Path(folder), error, path) from error
+        raise WanError(f"{folder}: {path} is damaged or incomplete; convert the model again") from error
 
 
 def verify(folder: epath.PathLike):
@@ -175,12 +181,17 @@ def verify_component(folder: epath.PathLike):
     Raises:
         WanError: names the parameter, and its layer, that differs.
     """
+    for path, layer, expected in _layers(folder):
+        if digest(read_array(folder, path, layer)) != expected:
+            where = path if layer is None else f"{path}, layer {layer}"
+            raise WanError(f"{folder}: {where} differs from its SHA-256; convert the model again")
+
+
+def _layers(folder: epath.PathLike) -> Iterator[tuple[str, int | None, str]]:
+    """Parameter, layer (None of an array that is not stacked) and digest of all that a weight folder holds."""
     for path, entry in read_manifest(folder).items():
-        stacked = len(entry["sha256"]) > 1
-        for layer, expected in enumerate(entry["sha256"]):
-            if digest(read_array(folder, path, layer if stacked else None)) != expected:
-                where = f"{path}, layer {layer}" if stacked else path
-                raise WanError(f"{folder}: the data of {where} differs from its SHA-256; convert the model again")
+        for layer, sha256 in enumerate(entry["sha256"]):
+            yield path, layer if len(entry["sha256"]) > 1 else None, sha256
 
 
 def _check_tree(manifest: Mapping[str, dict], wanted: Mapping[str, jax.ShapeDtypeStruct], folder: epath.Path):
@@ -193,15 +204,6 @@ def _check_tree(manifest: Mapping[str, dict], wanted: Mapping[str, jax.ShapeDtyp
     ]
     if problems:
         raise WanError(f"{folder}: {len(problems)} parameters do not fit this model\n" + "\n".join(problems))
-
-
-def _unreadable(folder: epath.Path, error: Exception, path: str | None = None) -> WanError:
-    """The errors of Orbax and TensorStore are pages long; all we need is the folder of the array inside them."""
-    text = f"{error} {error.__cause__}"
-    named = re.search(rf"{_ARRAYS}/([^/'\"\s]+?)[./]*(?=[/'\"\s]|$)", text)
-    path = path or (named.group(1).replace(".", "/") if named else None)
-    what = f"parameter {path}" if path else str(error).splitlines()[0]
-    return WanError(f"{folder}: cannot read {what} (damaged or incomplete data); convert the model again")
 
 
 # ---- Writing --------------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ def test_there_verify_and_back(source, tmp_path, capsys):
     assert "GB are free" in capsys.readouterr().err
     assert main(["verify", str(ours)]) == 0
     assert main(["export", "--src", str(ours), "--dst", str(back)]) == 0
+    assert "every weight is as it was converted" in capsys.readouterr().err
     assert (back / "model_index.json").exists()
     assert "nothing to convert" in refusal(capsys, "--src", ours, "--dst", tmp_path / "again")
     assert "exists" in refusal(capsys, "export", "--src", ours, "--dst", back)

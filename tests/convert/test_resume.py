@@ -1,5 +1,6 @@
 """A conversion that is killed, and the same command again."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -123,8 +124,6 @@ def _size(folder: Path) -> int:
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            try:
+            with contextlib.suppress(FileNotFoundError):  # renamed or deleted meanwhile
                 total += os.stat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:  # renamed or deleted meanwhile
-                pass
     return total

@@ -1,5 +1,6 @@
 """A toy model in the Diffusers layout, and the comparison of two converted ones."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ CONFIG = WanConfig(
 )
 
 
+random_params = cache(placeholder.random_params)
+
+
 def write_model(folder: Path, dtype: str = "float32", config: WanConfig = CONFIG) -> Path:
     """The weights are random, and the same in every call."""
     write_byte_tokenizer(folder.parent / "byte_tokenizer")
-    params = placeholder.random_params(config)
-    export.export_model(config, params, folder.parent / "byte_tokenizer", folder, dtype)
+    export.export_model(config, random_params(config), folder.parent / "byte_tokenizer", folder, dtype)
     return folder
 
 

@@ -1,0 +1,56 @@
+"""Every released model's parameter tree against the tensor lists of the released checkpoints, under both names.
+
+The lists are those of the reference classes at full size (diffusers' models on the meta device, and the original
+classes of Wan2.2); nothing is allocated here either.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from convert.components import components
+from convert.rules import check, torch_shapes
+from wan_jax.config import get_config
+
+KEYS = Path(__file__).parents[1] / "goldens" / "keys"
+
+
+def stacked_list(name: str, layout: str) -> dict[str, tuple[int, ...]]:
+    """From a golden that holds one line for all layers."""
+    golden = json.loads((KEYS / f"{name}.json").read_text())
+    return {
+        row[layout].replace("{i}", str(i)): tuple(row["shape"])
+        for row in golden["tensors"]
+        for i in (range(golden["layers"]) if "{i}" in row[layout] else [0])
+    }
+
+
+def vae_list(layout: str) -> dict[str, tuple[int, ...]]:
+    shapes = {name: tuple(shape) for name, shape in json.loads((KEYS / "vae21.json").read_text()).items()}
+    if layout == "diffusers":
+        return shapes
+    return {ours: shapes[theirs] for ours, theirs in json.loads((KEYS / "vae21_names.json").read_text()).items()}
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
+@pytest.mark.parametrize(
+    "model, transformer, tensors",
+    [("wan22_t2v_a14b", "t2v_a14b", 1095), ("wan21_t2v_14b", "t2v_a14b", 1095), ("wan21_t2v_1_3b", "t2v_1_3b", 825)],
+)
+def test_released_checkpoints(model, transformer, tensors, layout):
+    parts = components(get_config(model), "bfloat16")
+    wanted = {name: stacked_list(transformer, layout) for name in parts if name.startswith("transformer")} | {
+        "vae": vae_list(layout),
+        "text_encoder": stacked_list("umt5_xxl", layout),
+    }
+    assert wanted.keys() == parts.keys()
+    for name, part in parts.items():
+        assert torch_shapes(part.rules, layout, part.shapes) == wanted[name]
+        check(part.rules, layout, part.shapes, wanted[name], name)
+    assert len(wanted["transformer"]) == tensors
+
+
+def test_size_of_a_14b_expert():
+    part = components(get_config("wan22_t2v_a14b"), "float32")["transformer"]
+    assert part.nbytes == 4 * 14_288_491_584
