@@ -49,9 +49,7 @@ def wan_jax(config: DiTConfig, shape: tuple[int, ...], repeats: int) -> dict:
     def make(key):
         leaves, tree = jax.tree.flatten(abstract_params(config, jnp.bfloat16))
         keys = jax.random.split(key, len(leaves))
-        return tree.unflatten(
-            0.02 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves)
-        )
+        return tree.unflatten(0.02 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves))
 
     params = jax.jit(make)(jax.random.key(0))
     dit = DiT(config, jnp.bfloat16)

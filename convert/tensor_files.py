@@ -78,8 +78,11 @@ class SafetensorsFile:
             self.header = {
                 name: tensor_info(name, entry["shape"], entry["dtype"], str(path)) for name, entry in entries.items()
             }
+            self._starts = {name: 8 + length + entry["data_offsets"][0] for name, entry in entries.items()}
             ends = {name: 8 + length + entry["data_offsets"][1] for name, entry in entries.items()}
-            self._starts = {name: ends[name] - info.nbytes for name, info in self.header.items()}
+            for name, info in self.header.items():
+                if not 8 + length <= self._starts[name] == ends[name] - info.nbytes:
+                    raise ValueError(name)
         except (struct.error, ValueError, AttributeError, KeyError, TypeError) as error:
             if isinstance(error, WanError):
                 raise

@@ -1,6 +1,6 @@
 """Writes the reference outputs that `make test` compares with where PyTorch is absent.
 
-    python -m tests.goldens.make_goldens        # needs requirements-parity.txt
+python -m tests.goldens.make_goldens        # needs requirements-parity.txt
 """
 
 import pathlib

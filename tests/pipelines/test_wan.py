@@ -39,7 +39,7 @@ def test_a_diffusers_script_runs(tmp_path):
         guidance_scale=5.0,
     ).frames[0]
     assert output.shape == (5, 32, 48, 3) and output.dtype == np.float32
-    assert 0 <= output.min() and output.max() <= 1
+    assert output.min() >= 0 and output.max() <= 1
     export_to_video(output, output_path)
     assert len(list(read_video(output_path))) == 5 and read_video(output_path).fps == 16
 
