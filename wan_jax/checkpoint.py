@@ -102,15 +102,18 @@ def read_model(folder: epath.PathLike) -> WanConfig:
     def part(name, cls):
         return cls.from_json(read_json(folder / name / _CONFIG), str(folder / name / _CONFIG))
 
-    return WanConfig(
-        name=index["wan_jax"]["name"],
-        hub_id=index["wan_jax"]["hub_id"],
-        transformer=part("transformer", DiTConfig),
-        vae=part("vae", VAEConfig),
-        text_encoder=part("text_encoder", UMT5Config),
-        boundary_ratio=index["boundary_ratio"],
-        sampling=Sampling(**index["wan_jax"]["sampling"]),
-    )
+    try:
+        return WanConfig(
+            name=index["wan_jax"]["name"],
+            hub_id=index["wan_jax"]["hub_id"],
+            transformer=part("transformer", DiTConfig),
+            vae=part("vae", VAEConfig),
+            text_encoder=part("text_encoder", UMT5Config),
+            boundary_ratio=index["boundary_ratio"],
+            sampling=Sampling(**index["wan_jax"]["sampling"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise WanError(f"{folder / _INDEX}: damaged ({error}); convert the model again") from error
 
 
 def fingerprint(folder: epath.PathLike) -> str:
@@ -325,6 +328,6 @@ def _read_index(folder: epath.Path) -> dict[str, Any]:
     if not is_checkpoint(folder):
         raise WanError(f"{folder}: not a finished wan_jax checkpoint (no {_INDEX} with a wan_jax entry)")
     index = read_json(folder / _INDEX)
-    if index["wan_jax"]["format"] != FORMAT:
-        raise WanError(f"{folder}: checkpoint format {index['wan_jax']['format']}, this version reads {FORMAT}")
+    if (found := index["wan_jax"].get("format")) != FORMAT:
+        raise WanError(f"{folder}: checkpoint format {found}, this version reads {FORMAT}")
     return index

@@ -30,9 +30,6 @@ from wan_jax.pipelines.request import Request
 from wan_jax.tokenizer import Tokenizer
 from wan_jax.typing import Bool, Float, Int, Params
 
-# Inputs of tasks that other Wan models do: named in the signature, so that the error can say so.
-_OTHER_TASKS = ("image", "last_image", "video", "mask", "reference_images", "strength")
-
 
 @dataclass
 class WanPipelineOutput:
@@ -146,10 +143,12 @@ class WanPipeline:
         Raises:
             WanError: a value is impossible, or meant for another kind of model.
         """
+        # Inputs of the tasks that other Wan models do.
         given = {"image": image, "last_image": last_image, "video": video, "mask": mask}
         given |= {"reference_images": reference_images, "strength": strength}
-        for name in _OTHER_TASKS:
-            if given[name] is not None:
+        given["conditioning_scale"] = None if conditioning_scale == 1.0 else conditioning_scale
+        for name, value in given.items():
+            if value is not None:
                 raise WanError(f"{name}: {self.config.name} is a text-to-video model and takes no {name}")
         if output_type not in ("np", "latent"):
             raise WanError(f"output_type={output_type!r} is unknown; use 'np' or 'latent'")
