@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from flax.traverse_util import unflatten_dict
+from tqdm import tqdm
 
 from convert import original
 from convert.arrays import contiguous
@@ -98,9 +99,11 @@ class Source:
         def store(path: str, layer: int | None, value: np.ndarray):
             out[path][... if layer is None else layer] = value
 
-        for file, header in headers.items():
-            for _ in self.convert_file(component, self.folder.fetch(file), header, store):
-                pass
+        total = sum(info.nbytes for header in headers.values() for info in header.values())
+        with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False) as bar:
+            for file, header in headers.items():
+                for tensor, _ in self.convert_file(component, self.folder.fetch(file), header, store):
+                    bar.update(header[tensor].nbytes)
         return unflatten_dict(out, sep="/")
 
     def read_tokenizer(self) -> Path:

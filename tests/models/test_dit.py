@@ -10,16 +10,13 @@ from flax.traverse_util import unflatten_dict
 
 from convert.dit import dit_rules
 from convert.rules import flat, to_jax
+from tests.compare import relative_error
 from wan_jax.config import DiTConfig
 from wan_jax.models.dit import DiT, abstract_params, patchify, unpatchify
 from wan_jax.models.rope import pairs_per_axis, rope_table, rotate
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "dit.npz"  # written by make_goldens.py
 CONFIG = DiTConfig(num_layers=2, num_attention_heads=2, attention_head_dim=24, ffn_dim=40, text_dim=32)
-
-
-def relative_error(a, b):
-    return np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(b)
 
 
 @pytest.fixture(scope="module")

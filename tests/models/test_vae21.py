@@ -12,11 +12,12 @@ import pytest
 
 from convert.rules import torch_shapes
 from convert.vae import vae21_rules
+from tests.compare import relative_error
 from wan_jax.config import VAEConfig
 from wan_jax.errors import WanError
 from wan_jax.models import streaming
 from wan_jax.models.vae21 import VAE21, abstract_params
-from wan_jax.models.vae_layers import RMSNorm
+from wan_jax.models.vae_layers import ChannelNorm
 
 KEYS = pathlib.Path(__file__).parents[1] / "goldens" / "keys" / "vae21.json"  # of Wan-AI/Wan2.2-T2V-A14B-Diffusers
 TINY = VAEConfig(base_dim=6, dim_mult=(1, 2, 2, 2), num_res_blocks=1)
@@ -34,10 +35,6 @@ def random_params(config, std=0.15):
         return jnp.asarray(value + ("norm" in name))
 
     return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
-
-
-def relative_error(a, b):
-    return np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(b)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -115,7 +112,7 @@ def test_reconstruction_is_encode_then_decode(vae, params, whole):
 
 def test_gradient_of_the_norm_at_zero_is_finite():
     """Where all channels are zero, the norm's floor holds."""
-    norm, x = RMSNorm(), jnp.zeros((1, 1, 1, 1, 4))
+    norm, x = ChannelNorm(), jnp.zeros((1, 1, 1, 1, 4))
     gradient = jax.grad(lambda x: jnp.sum(norm.apply({"params": {"scale": jnp.ones(4)}}, x)))(x)
     assert jnp.all(jnp.isfinite(gradient))
 

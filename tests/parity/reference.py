@@ -44,13 +44,6 @@ def params_of(module: torch.nn.Module, rules: list[Rule], abstract: dict) -> dic
     return jax.tree.map(jax.numpy.asarray, unflatten_dict(values, sep="/"))
 
 
-def relative_error(ours, theirs) -> float:
-    """‖a − b‖ / ‖b‖."""
-    a, b = (np.asarray(x, np.float64) for x in (ours, theirs))
-    assert a.shape == b.shape
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
 TINY_UMT5 = dict(
     vocab_size=VOCAB_SIZE,
     d_model=32,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.compare import relative_error
 from tests.parity import reference
 from wan_jax import WanPipeline
 
@@ -40,12 +41,12 @@ def theirs(pipe, noise, output_type="latent"):
 def test_latents_of_two_experts(checkpoint, noise):
     folder, pipe = checkpoint
     expected = theirs(pipe, noise)
-    assert reference.relative_error(ours(folder, "float32", noise, output_type="latent"), expected) <= 1e-4
+    assert relative_error(ours(folder, "float32", noise, output_type="latent"), expected) <= 1e-4
 
 
 def test_frames(checkpoint, noise):
     folder, pipe = checkpoint
-    assert reference.relative_error(ours(folder, "float32", noise), theirs(pipe, noise, "np")) <= 1e-4
+    assert relative_error(ours(folder, "float32", noise), theirs(pipe, noise, "np")) <= 1e-4
 
 
 def test_one_expert(tmp_path, noise):
@@ -60,15 +61,15 @@ def test_one_expert(tmp_path, noise):
         output_type="latent",
     ).frames
     got = ours(tmp_path / "model", "float32", noise, guidance_scale=5.0, guidance_scale_2=None, output_type="latent")
-    assert reference.relative_error(got, expected) <= 1e-4
+    assert relative_error(got, expected) <= 1e-4
 
 
 def test_bfloat16_is_no_further_from_float32_than_diffusers(checkpoint, noise):
     folder, pipe = checkpoint
-    our_distance = reference.relative_error(
+    our_distance = relative_error(
         ours(folder, "bfloat16", noise, output_type="latent"), ours(folder, "float32", noise, output_type="latent")
     )
     half = type(pipe).from_pretrained(folder, torch_dtype=torch.bfloat16)
     half.set_progress_bar_config(disable=True)
-    their_distance = reference.relative_error(theirs(half, noise), theirs(pipe, noise))
+    their_distance = relative_error(theirs(half, noise), theirs(pipe, noise))
     assert our_distance <= their_distance

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.compare import relative_error
 from tests.parity import reference
 from wan_jax.diffusion.solvers import SolverState, make_steps, solver_step
 
@@ -50,7 +51,7 @@ def test_unipc_against_diffusers(num_steps, shift):
     schedule, _ = make_steps("unipc", num_steps, shift, "diffusers")
     np.testing.assert_array_equal(schedule.timesteps, scheduler.timesteps)
     np.testing.assert_array_equal(schedule.sigmas, scheduler.sigmas)
-    assert reference.relative_error(ours("unipc", num_steps, shift, "diffusers"), theirs(scheduler)) <= TOLERANCE
+    assert relative_error(ours("unipc", num_steps, shift, "diffusers"), theirs(scheduler)) <= TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -88,4 +89,4 @@ def test_solver_against_official(official, solver, num_steps, shift):
     scheduler = official_scheduler(official, solver, num_steps, shift)
     schedule, _ = make_steps(solver, num_steps, shift)
     np.testing.assert_array_equal(schedule.timesteps, scheduler.timesteps)
-    assert reference.relative_error(ours(solver, num_steps, shift, "wan"), theirs(scheduler)) <= TOLERANCE
+    assert relative_error(ours(solver, num_steps, shift, "wan"), theirs(scheduler)) <= TOLERANCE

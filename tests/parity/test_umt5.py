@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from convert.rules import torch_shapes
 from convert.umt5 import UMT5_ALIASES, umt5_rules
+from tests.compare import relative_error
 from tests.parity import reference
 from wan_jax.config import UMT5Config
 from wan_jax.models.umt5 import UMT5Encoder, abstract_params, relative_buckets
@@ -53,7 +54,7 @@ def test_states(lengths, length):
     config, params = params_of(module)
     ids, mask = prompts(lengths, length)
     ours = UMT5Encoder(config, jnp.float32).apply(params, ids, mask)
-    assert reference.relative_error(ours, states(module, ids, mask)) <= 1e-5
+    assert relative_error(ours, states(module, ids, mask)) <= 1e-5
 
 
 def test_bfloat16_is_no_worse():
@@ -62,8 +63,8 @@ def test_bfloat16_is_no_worse():
     config, params = params_of(module)
     ids, mask = prompts([64, 20], 64)
     exact = states(module, ids, mask)
-    theirs = reference.relative_error(states(module.to(torch.bfloat16), ids, mask), exact)
-    ours = reference.relative_error(UMT5Encoder(config, jnp.bfloat16).apply(params, ids, mask), exact)
+    theirs = relative_error(states(module.to(torch.bfloat16), ids, mask), exact)
+    ours = relative_error(UMT5Encoder(config, jnp.bfloat16).apply(params, ids, mask), exact)
     assert ours <= theirs
 
 

@@ -8,6 +8,7 @@ import torch
 
 from convert.rules import to_jax, to_torch
 from convert.vae import vae21_rules
+from tests.compare import relative_error
 from tests.parity import reference
 from wan_jax.config import VAEConfig
 from wan_jax.models import streaming
@@ -57,17 +58,17 @@ def test_encode_and_decode(config, clip):
     mean, log_variance = channels_last(posterior.mean), channels_last(posterior.logvar)
     whole_clip = jax.jit(lambda p, x: vae.apply({"params": p}, x, method="moments")[0])
     ours_mean, ours_log_variance = whole_clip(params, video)
-    assert reference.relative_error(ours_mean, mean) <= TOLERANCE
+    assert relative_error(ours_mean, mean) <= TOLERANCE
     # Diffusers clips it to [-30, 20].
-    assert reference.relative_error(np.clip(ours_log_variance, -30, 20), log_variance) <= TOLERANCE
+    assert relative_error(np.clip(ours_log_variance, -30, 20), log_variance) <= TOLERANCE
     latents = streaming.encode(vae, params, video)
-    assert reference.relative_error(latents, (mean - center) / spread) <= TOLERANCE
+    assert relative_error(latents, (mean - center) / spread) <= TOLERANCE
 
     latents = rng.standard_normal(latents.shape, np.float32)
     with torch.no_grad():
         decoded = channels_last(theirs.decode(channels_first(latents * spread + center)).sample)
     assert np.mean(np.abs(decoded) < 1) > 0.95
-    assert reference.relative_error(streaming.decode(vae, params, latents), decoded) <= TOLERANCE
+    assert relative_error(streaming.decode(vae, params, latents), decoded) <= TOLERANCE
 
 
 def test_original_names_give_the_same_parameters():

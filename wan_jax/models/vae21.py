@@ -17,11 +17,11 @@ from wan_jax.config import VAEConfig
 from wan_jax.errors import WanError
 from wan_jax.models.vae_layers import (
     Cache,
+    ChannelNorm,
     Downsample,
     Level,
     Middle,
     ResidualBlock,
-    RMSNorm,
     Upsample,
     causal,
     causal_conv,
@@ -72,7 +72,7 @@ class Encoder(nn.Module):
             name = f"level_{i}"
             x, new[name] = _DownLevel(level, self.config.num_res_blocks, self.dtype, name=name)(x, part(cache, name))
         x, new["mid"] = Middle(self.dtype, name="mid")(x, part(cache, "mid"))
-        x = nn.silu(RMSNorm(name="norm_out")(x))
+        x = nn.silu(ChannelNorm(name="norm_out")(x))
         x, new["conv_out"] = causal(
             causal_conv(2 * self.config.z_dim, self.dtype, "conv_out"), x, part(cache, "conv_out")
         )
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         for i, level in enumerate(levels):
             name = f"level_{i}"
             x, new[name] = _UpLevel(level, self.config.num_res_blocks + 1, self.dtype, name=name)(x, part(cache, name))
-        x = nn.silu(RMSNorm(name="norm_out")(x))
+        x = nn.silu(ChannelNorm(name="norm_out")(x))
         x, new["conv_out"] = causal(causal_conv(3, self.dtype, "conv_out"), x, part(cache, "conv_out"))
         return x, new
 

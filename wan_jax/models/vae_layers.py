@@ -110,7 +110,7 @@ def pointwise(features: int, dtype, name: str | None = None) -> nn.Dense:
     return nn.Dense(features, dtype=dtype, precision=matmul_precision(dtype), name=name)
 
 
-class RMSNorm(nn.Module):
+class ChannelNorm(nn.Module):
     """x / ‖x‖ · √c · scale over the channels, in float32; the norm is at least 1e-12."""
 
     @nn.compact
@@ -132,9 +132,9 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
         new = {}
         skip = x if x.shape[-1] == self.channels else pointwise(self.channels, self.dtype, "shortcut")(x)
-        x = nn.silu(RMSNorm(name="norm_1")(x))
+        x = nn.silu(ChannelNorm(name="norm_1")(x))
         x, new["conv_1"] = causal(causal_conv(self.channels, self.dtype, "conv_1"), x, part(cache, "conv_1"))
-        x = nn.silu(RMSNorm(name="norm_2")(x))
+        x = nn.silu(ChannelNorm(name="norm_2")(x))
         x, new["conv_2"] = causal(causal_conv(self.channels, self.dtype, "conv_2"), x, part(cache, "conv_2"))
         return skip + x, new
 
@@ -147,7 +147,7 @@ class FrameAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         b, f, h, w, c = x.shape
-        qkv = pointwise(3 * c, self.dtype, "qkv")(RMSNorm(name="norm")(x))
+        qkv = pointwise(3 * c, self.dtype, "qkv")(ChannelNorm(name="norm")(x))
         frames = jnp.moveaxis(qkv, 1, 0).reshape(f, b, h * w, 3 * c)
         # Frame by frame: at 720p the logits of a single one take 0.8 GB.
         y = jax.lax.map(lambda frame: attend(*jnp.split(frame, 3, axis=-1)), frames)

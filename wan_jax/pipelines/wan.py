@@ -1,6 +1,7 @@
 """`WanPipeline`: prompts in, videos out."""
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class WanPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        model: str,
+        model: str | os.PathLike,
         *,
         dtype: Any = "bfloat16",
         torch_dtype: Any = None,
@@ -73,7 +74,8 @@ class WanPipeline:
 
         Args:
             model: a folder in our layout, the Diffusers layout or the original Wan layout; a hub id of the latter two;
-                or a name from `configs/`.  PyTorch weights are converted on the way in.
+                or a name from `configs/`.  PyTorch weights are converted on the way in, a whole expert at a time: large
+                models are better converted once, with `python -m convert`.
             dtype: of the transformers and the text encoder; norms, modulation, time path and head stay in float32.
             torch_dtype: the same, under the name that Diffusers scripts use.
             vae_dtype: of the VAE; None is float32, and bfloat16 on TPU, where float32 costs six passes.
@@ -91,7 +93,7 @@ class WanPipeline:
         dtype = _dtype(dtype if torch_dtype is None else torch_dtype)
         if vae_dtype is None:
             vae_dtype = "bfloat16" if jax.default_backend() == "tpu" else "float32"
-        loaded = load(model, dtype, _dtype(vae_dtype), cache_dir=cache_dir, verify=verify)
+        loaded = load(os.fspath(model), dtype, _dtype(vae_dtype), cache_dir=cache_dir, verify=verify)
         return cls(loaded.config, loaded.params, loaded.tokenizer, dtype, _dtype(vae_dtype), loaded.fingerprint)
 
     def __call__(
