@@ -100,7 +100,7 @@ class Source:
             out[path][... if layer is None else layer] = value
 
         total = sum(info.nbytes for header in headers.values() for info in header.values())
-        with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False) as bar:
+        with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False, delay=1) as bar:
             for file, header in headers.items():
                 for tensor, _ in self.convert_file(component, self.folder.fetch(file), header, store):
                     bar.update(header[tensor].nbytes)

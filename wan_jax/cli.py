@@ -67,6 +67,8 @@ def generate(
         json: print the result as JSON.
     """
     from wan_jax import placeholder, video_io
+    from wan_jax.pipelines.loading import read_config
+    from wan_jax.pipelines.request import Request
 
     settings = _stored_settings(source) if source else {}
     prompt = settings.get("prompt") if prompt is None else prompt
@@ -79,26 +81,29 @@ def generate(
     def chosen(flag: Any, name: str, otherwise: Any = None) -> Any:
         return settings.get(name, otherwise) if flag is None else flag
 
+    options = {
+        "prompt": prompt,
+        "negative_prompt": chosen(negative_prompt, "negative_prompt"),
+        "height": height,
+        "width": width,
+        "num_frames": chosen(frames, "num_frames"),
+        "num_inference_steps": chosen(steps, "num_inference_steps"),
+        "guidance_scale": high,
+        "guidance_scale_2": low,
+        "seed": chosen(seed, "seed", 0),
+        "solver": chosen(solver, "solver", "unipc"),
+        "flow_shift": chosen(shift, "flow_shift"),
+        "sigma_grid": settings.get("sigma_grid", "wan"),
+    }
+    # A mistake should not show after gigabytes were read.
     video_io.check_output(out)
+    Request.make(read_config(model), **options)
     started = time.monotonic()
     pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"))
     if settings.get("checkpoint", pipe.fingerprint) != pipe.fingerprint:
         print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
     loaded = time.monotonic()
-    result = pipe(
-        prompt,
-        negative_prompt=chosen(negative_prompt, "negative_prompt"),
-        height=height,
-        width=width,
-        num_frames=chosen(frames, "num_frames"),
-        num_inference_steps=chosen(steps, "num_inference_steps"),
-        guidance_scale=high,
-        guidance_scale_2=low,
-        seed=chosen(seed, "seed", 0),
-        solver=chosen(solver, "solver", "unipc"),
-        flow_shift=chosen(shift, "flow_shift"),
-        sigma_grid=settings.get("sigma_grid", "wan"),
-    )
+    result = pipe(**options)
     made = result.settings[0] | {"model": model}
     if model == placeholder.NAME:
         made["note"] = placeholder.NOTE

@@ -39,9 +39,7 @@ def load(model: str, dtype, vae_dtype, *, cache_dir: str | None = None, verify: 
         }
         return Loaded(config, params, Tokenizer(_local(folder / "tokenizer")), checkpoint.fingerprint(folder))
 
-    from convert.sources import open_source  # above us in the tree: only PyTorch weights need it
-
-    source = open_source(str(folder))
+    source = _open_source(str(folder))
     params, digests = {}, hashlib.sha256()
     for name in checkpoint.components(source.config):
         host = source.read(name, dtype)
@@ -51,42 +49,72 @@ def load(model: str, dtype, vae_dtype, *, cache_dir: str | None = None, verify: 
     return Loaded(source.config, params, Tokenizer(source.read_tokenizer()), digests.hexdigest()[:12])
 
 
-def load_vae(model: str, dtype, *, cache_dir: str | None = None) -> tuple[WanConfig, Params]:
-    """The autoencoder of a model alone."""
-    folder = locate(model, jnp.bfloat16, cache_dir)
-    if checkpoint.is_checkpoint(folder):
+def read_config(model: str) -> WanConfig:
+    """What a model is, without its weights: little is read, or fetched from the hub."""
+    if model in model_names():
+        return get_config(model)
+    folder = _find(model)
+    if folder is not None and checkpoint.is_checkpoint(folder):
+        return checkpoint.read_model(folder)
+    return _open_source(str(folder or model)).config
+
+
+def load_vae(model: str, dtype) -> tuple[WanConfig, Params]:
+    """The autoencoder of a model alone; nothing else is fetched from the hub."""
+    model = _resolve(model)
+    folder = _find(model)
+    if folder is not None and checkpoint.is_checkpoint(folder):
         config = checkpoint.read_model(folder)
         return config, _restore(folder, config, "vae", dtype)
-
-    from convert.sources import open_source
-
-    source = open_source(str(folder))
+    source = _open_source(str(folder or model))
     return source.config, _place(source.read("vae", dtype), source.config, "vae", dtype)
 
 
 def locate(model: str, dtype, cache_dir: str | None) -> epath.Path:
-    """The folder that holds `model`: a name or hub id is fetched and converted into the cache first."""
-    if model in model_names():
-        if model == placeholder.NAME:
-            return epath.Path(placeholder.folder())
-        model = get_config(model).hub_id
-    local = "://" in model or Path(model).expanduser().exists()
-    if local and cache_dir is None:
-        return epath.Path(model).expanduser()
-    if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    """The folder that holds `model`: one from the hub is fetched and converted into the cache first."""
+    model = _resolve(model)
+    folder = _find(model)
+    if folder is not None and (cache_dir is None or checkpoint.is_checkpoint(folder)):
+        return folder
+
+    from convert.conversion import convert
+
+    root = epath.Path(cache_dir or user_cache("models"))
+    converted = root / f"{model.strip('/').replace('/', '--')}-{jnp.dtype(dtype).name}"
+    convert(str(folder or model), str(converted), dtype=jnp.dtype(dtype).name)
+    return converted
+
+
+def _resolve(model: str) -> str:
+    """A name from configs/ as a hub id, or as the folder of the placeholder."""
+    if model == placeholder.NAME:
+        return str(placeholder.folder())
+    return get_config(model).hub_id if model in model_names() else model
+
+
+def _find(model: str) -> epath.Path | None:
+    """The folder or bucket called `model`; None if it can only be a hub id.
+
+    Raises:
+        WanError: it can be neither.
+    """
+    if "://" in model:
+        return epath.Path(model)
+    path = Path(model).expanduser()
+    if path.exists():
+        return epath.Path(path)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise WanError(
             f"model {model!r}: no such folder, no hub id of the form owner/name, "
             f"and no name from configs/ ({', '.join(model_names())})"
         )
-    if local and checkpoint.is_checkpoint(model):
-        return epath.Path(model)
+    return None
 
-    from convert.conversion import convert
 
-    root = epath.Path(cache_dir) if cache_dir else epath.Path(user_cache("models"))
-    converted = root / f"{model.strip('/').replace('/', '--')}-{jnp.dtype(dtype).name}"
-    convert(model, str(converted), dtype=jnp.dtype(dtype).name)
-    return converted
+def _open_source(model: str):
+    from convert.sources import open_source  # above us in the tree: only PyTorch weights need it
+
+    return open_source(model)
 
 
 def _restore(folder: epath.Path, config: WanConfig, name: str, dtype, verify: bool = False) -> Params:
