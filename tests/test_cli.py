@@ -82,6 +82,7 @@ GENERATE = ["generate", "--prompt", "a", *SMALL]
         (["generate", "--from", "{text}"], "notes.txt"),
         (["reconstruct", "{text}", "out.mp4"], "notes.txt"),
         (["reconstruct", "missing.mp4", "out.mp4"], "missing.mp4"),
+        ([*GENERATE, "--dtype", "int4"], "dtype='int4' is unknown"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, args, message):

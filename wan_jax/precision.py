@@ -1,14 +1,38 @@
-"""Which parameters stay in float32 when the rest is bfloat16.
+"""The dtypes of computation, and which parameters stay in float32 when the rest is bfloat16.
 
 The official code computes norms, modulation, the time embedding and the head in float32 from the float32 weights of
 the checkpoint (Wan2.2, wan/modules/model.py).  They are small, so we store them that way too.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wan_jax.errors import WanError
+
 _FLOAT32_PREFIXES = ("norm", "modulation", "time_", "head")
+
+
+def parse_dtype(name: Any) -> np.dtype:
+    """A dtype to compute in, from its name or anything that NumPy takes for one.
+
+    Raises:
+        WanError: it is none of bfloat16, float16 and float32.
+    """
+    try:
+        dtype = jnp.dtype(name)
+    except TypeError:
+        dtype = None
+    if dtype not in (jnp.bfloat16, jnp.float16, jnp.float32):
+        raise WanError(f"dtype={name!r} is unknown; use 'bfloat16', 'float16' or 'float32'")
+    return dtype
+
+
+def default_vae_dtype() -> str:
+    """Exact where it is cheap: on a TPU float32 costs six bfloat16 passes."""
+    return "bfloat16" if jax.default_backend() == "tpu" else "float32"
 
 
 def stays_float32(path: str) -> bool:

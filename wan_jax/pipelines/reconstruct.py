@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -17,6 +16,7 @@ from wan_jax.metrics import psnr, ssim
 from wan_jax.models.streaming import decode_chunks, encode_chunks
 from wan_jax.models.vae21 import VAE21
 from wan_jax.pipelines.loading import load_vae
+from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.typing import UInt8
 from wan_jax.video_io import check_output, export_to_video, read_video
 
@@ -44,7 +44,7 @@ def reconstruct_file(
     check_output(dst)
     enable_compilation_cache()
     video = read_video(src)
-    dtype = jnp.dtype(dtype or ("bfloat16" if jax.default_backend() == "tpu" else "float32"))
+    dtype = parse_dtype(dtype or default_vae_dtype())
     config, params = load_vae(model, dtype)
     vae = VAE21(config.vae, dtype)
 

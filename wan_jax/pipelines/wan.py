@@ -28,6 +28,7 @@ from wan_jax.models.umt5 import UMT5Encoder
 from wan_jax.models.vae21 import VAE21
 from wan_jax.pipelines.loading import load
 from wan_jax.pipelines.request import Request
+from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.tokenizer import Tokenizer
 from wan_jax.typing import Bool, Float, Int, Params
 
@@ -90,11 +91,10 @@ class WanPipeline:
         if mesh is not None:
             raise WanError("mesh: sharding over several devices is not supported yet; leave it out")
         enable_compilation_cache()
-        dtype = _dtype(dtype if torch_dtype is None else torch_dtype)
-        if vae_dtype is None:
-            vae_dtype = "bfloat16" if jax.default_backend() == "tpu" else "float32"
-        loaded = load(os.fspath(model), dtype, _dtype(vae_dtype), cache_dir=cache_dir, verify=verify)
-        return cls(loaded.config, loaded.params, loaded.tokenizer, dtype, _dtype(vae_dtype), loaded.fingerprint)
+        dtype = parse_dtype(dtype if torch_dtype is None else torch_dtype)
+        vae_dtype = parse_dtype(vae_dtype or default_vae_dtype())
+        loaded = load(os.fspath(model), dtype, vae_dtype, cache_dir=cache_dir, verify=verify)
+        return cls(loaded.config, loaded.params, loaded.tokenizer, dtype, vae_dtype, loaded.fingerprint)
 
     def __call__(
         self,
@@ -291,13 +291,3 @@ def _to_unit_range(video: Float["b f h w c"]) -> Float["b f h w c"]:
 
 def _swap_channels(latents: Float["b f h w c"]) -> Float["b c f h w"]:
     return jnp.moveaxis(latents, -1, 1)
-
-
-def _dtype(name: Any) -> jnp.dtype:
-    try:
-        dtype = jnp.dtype(name)
-    except TypeError:
-        dtype = None
-    if dtype not in (jnp.bfloat16, jnp.float16, jnp.float32):
-        raise WanError(f"dtype={name!r} is unknown; use 'bfloat16', 'float16' or 'float32'")
-    return dtype
