@@ -5,7 +5,7 @@ how the numbers are laid out.  A name with "{i}" stands for one tensor per trans
 layer axis.  Both directions are pure rearrangements, so a round trip is bit-exact.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,18 +104,3 @@ def check(rules: list[Rule], layout: Layout, abstract: Mapping, found: Mapping[s
     ]
     if problems:
         raise WanError(f"{where}: {len(problems)} tensors do not fit this model\n" + "\n".join(problems))
-
-
-def to_jax(rule: Rule, layout: Layout, shape: tuple[int, ...], dtype, get: Callable[[str], np.ndarray]) -> np.ndarray:
-    """One parameter of ours, read tensor by tensor: at most one PyTorch tensor is held beside it."""
-    out = np.empty(shape, dtype)
-    for layer, name in zip(out if rule.stacked else [out], rule.names(layout, shape[0] if rule.stacked else 1)):
-        layer[...] = rule.transform.to_jax(get(name))
-    return out
-
-
-def to_torch(rule: Rule, layout: Layout, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """The PyTorch tensors, with their names, that one parameter of ours stands for."""
-    layers = array if rule.stacked else [array]
-    for name, layer in zip(rule.names(layout, len(layers)), layers):
-        yield name, np.ascontiguousarray(rule.transform.to_torch(layer))

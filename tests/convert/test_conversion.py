@@ -16,10 +16,11 @@ from convert import export
 from convert.arrays import contiguous
 from convert.components import components
 from convert.conversion import convert
-from convert.rules import check, flat, to_jax, torch_shapes
+from convert.rules import check, flat, torch_shapes
 from convert.sources import open_source
 from convert.tensor_files import SafetensorsFile
 from tests.convert.tiny import CONFIG, random_params, write_model
+from tests.rearrange import to_jax
 from wan_jax import checkpoint
 from wan_jax.config import get_config
 from wan_jax.errors import WanError

@@ -9,8 +9,9 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from convert.dit import dit_rules
-from convert.rules import flat, to_jax
+from convert.rules import flat
 from tests.compare import relative_error
+from tests.rearrange import to_jax
 from wan_jax.config import DiTConfig
 from wan_jax.models.dit import DiT, abstract_params, patchify, unpatchify
 from wan_jax.models.rope import pairs_per_axis, rope_table, rotate

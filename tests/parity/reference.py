@@ -7,7 +7,8 @@ import torch
 import transformers
 from flax.traverse_util import unflatten_dict
 
-from convert.rules import Rule, check, flat, to_jax
+from convert.rules import Rule, check, flat
+from tests.rearrange import to_jax
 from wan_jax.byte_tokenizer import VOCAB_SIZE, write_byte_tokenizer
 
 TINY_DIT = dict(

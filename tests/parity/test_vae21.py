@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from convert.rules import to_jax, to_torch
 from convert.vae import vae21_rules
 from tests.compare import relative_error
 from tests.parity import reference
+from tests.rearrange import to_jax, to_torch
 from wan_jax.config import VAEConfig
 from wan_jax.models import streaming
 from wan_jax.models.vae21 import VAE21, abstract_params

@@ -17,7 +17,7 @@ from wan_jax.models.streaming import decode_chunks, encode_chunks
 from wan_jax.models.vae21 import VAE21
 from wan_jax.pipelines.loading import load_vae
 from wan_jax.precision import default_vae_dtype, parse_dtype
-from wan_jax.typing import UInt8
+from wan_jax.typing import Float, UInt8
 from wan_jax.video_io import check_output, export_to_video, read_video
 
 
@@ -53,7 +53,7 @@ def reconstruct_file(
     original = itertools.islice(video, max_frames)
     psnrs, ssims = [], []
 
-    def measured() -> Iterator[UInt8["h w c"]]:
+    def measured() -> Iterator[Float["h w c"]]:
         # `zip` stops with the original, which drops the frames that were added to fill the last latent.
         for before, after in zip(tqdm(original, unit="frame", total=max_frames), _frames(decoded)):
             after = after[: video.height, : video.width]
