@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "wan_jax"
 # Each may import from those before it in the list, and from its own package.
 LAYERS = [
     {"errors", "typing"},
-    {"config", "precision", "cache"},
+    {"config", "precision", "cache", "sharding", "chips"},
     {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "frames", "metrics"},
     {"models"},
     {"diffusion", "placeholder"},
