@@ -13,7 +13,7 @@ def contiguous(x: np.ndarray, dtype) -> np.ndarray:
     """
     if x.dtype != dtype:
         x = _cast(x, np.dtype(dtype))
-    return x if x.flags.c_contiguous else np.asarray(jax.device_put(x, jax.devices("cpu")[0]))
+    return x if x.flags.c_contiguous else np.asarray(jax.device_put(x, jax.local_devices(backend="cpu")[0]))
 
 
 def _cast(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
