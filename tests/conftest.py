@@ -1,6 +1,12 @@
 """What all tests share.  `make test` leaves out tests/parity, which needs PyTorch and Diffusers."""
 
+import importlib.util
+
+import jax
 import pytest
+
+# Meshes are tested on virtual devices.  Their number is fixed once the backend starts, so this runs at import.
+jax.config.update("jax_num_cpu_devices", 16)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -9,3 +15,10 @@ def private_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WAN_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def pytest_collection_modifyitems(items):
+    if importlib.util.find_spec("libtpu") is None:
+        for item in items:
+            if item.get_closest_marker("libtpu"):
+                item.add_marker(pytest.mark.skip(reason="needs the TPU compiler: make tpu"))

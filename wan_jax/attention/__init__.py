@@ -1,20 +1,105 @@
-"""Attention behind one door: softmax(q·kᵀ/√d)·v, without mask, picked by platform.
+"""Attention behind one door, picked by platform and spread over the ambient mesh.
 
-`reference` is the oracle that every kernel is tested against, `chunked` bounds memory on any platform, and `cudnn`
-calls NVIDIA's fused kernel.
+All kernels keep one protocol:
+
+    local(q [b n c], k [b s c], v [b s c], heads, length) -> out [b n c], lse [b heads n]
+
+Heads stay merged in the last axis, c = heads · d, so that no layout changes between the projections and the kernel.
+q carries `query_scale`, so the weight of a key is 2^(q·k) over the sum of all; base 2 is what hardware has.  Only the
+first `length` keys count, all where it is None; it may be traced, and with 0 the result is 0.  `lse` is log2 of the sum
+of weights, in float32, by which partial results merge.  Gradients flow through both.
+
+`reference` is the oracle that every kernel is tested against, `chunked` bounds memory on any platform, `flash` is for
+TPU and `cudnn` NVIDIA's.  `ulysses` and `ring` run any of them on a sequence that lies in pieces.
 """
+
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
+from wan_jax import sharding
 from wan_jax.attention.chunked import chunked_attention
 from wan_jax.attention.cudnn import cudnn_attention
+from wan_jax.attention.flash import flash_attention
+from wan_jax.attention.ring import ring_attention
+from wan_jax.attention.ulysses import ulysses_attention
 from wan_jax.typing import Float, typechecked
 
 
+def query_scale(head_dim: int) -> float:
+    """What queries are multiplied by, in float32, before they are rounded: log2(e) / √d."""
+    return math.log2(math.e) / math.sqrt(head_dim)
+
+
 @typechecked
-def attention(q: Float["b n k d"], k: Float["b s k d"], v: Float["b s k d"]) -> Float["b n k d"]:
-    """Softmax attention of n queries over s keys for k heads; scores and softmax in float32, result in q's dtype."""
-    if jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
-        return cudnn_attention(q, k, v)
-    return chunked_attention(q, k, v)
+def self_attention(
+    q: Float["b n c"], k: Float["b n c"], v: Float["b n c"], heads: int, length: int | None = None
+) -> Float["b n c"]:
+    """Attention of every token to the first `length` tokens, by default to all.
+
+    On a mesh, arrays are cut as `sharding.split` says, and n must divide by the parts of the sequence: pad at the end.
+    """
+    length = None if length == q.shape[1] else length
+    mesh = sharding.ambient_mesh()
+    if mesh is None:
+        return _kernel(q, heads)(q, k, v, heads, length)[0]
+    split = sharding.split(q.shape[0])
+    features, heads = _features(heads, mesh)
+    spec = P(split.batch, split.sequence, features)
+
+    def attend(q, k, v):
+        return _attend_in_pieces(q, k, v, heads, length, split.sequence)
+
+    return jax.shard_map(attend, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(q, k, v)
+
+
+@typechecked
+def cross_attention(q: Float["b n c"], k: Float["b s c"], v: Float["b s c"], heads: int) -> Float["b n c"]:
+    """Attention of every token to a short text, which each device has whole; n as for `self_attention`."""
+    mesh = sharding.ambient_mesh()
+    if mesh is None:
+        return _kernel(q, heads)(q, k, v, heads, None)[0]
+    split = sharding.split(q.shape[0])
+    features, heads = _features(heads, mesh)
+    video, text = P(split.batch, split.sequence, features), P(split.batch, None, features)
+
+    def attend(q, k, v):
+        return _kernel(q, heads)(q, k, v, heads, None)[0]
+
+    return jax.shard_map(attend, in_specs=(video, text, text), out_specs=video, check_vma=False)(q, k, v)
+
+
+def _features(heads: int, mesh) -> tuple[str | None, int]:
+    """The mesh axis over which features are cut, and the heads on each device; heads are never cut."""
+    parts = mesh.shape["tensor"]
+    return ("tensor", heads // parts) if heads % parts == 0 else (None, heads)
+
+
+def _attend_in_pieces(q, k, v, heads: int, length: int | None, axes: tuple[str, ...]):
+    """Ulysses as far as the heads divide, rings for the rest (arXiv:2405.07719).
+
+    Ulysses gets the neighbours, with the faster links: it moves more at once and cannot hide it.
+    """
+    parts = jax.lax.axis_size(axes) if axes else 1
+    degree = math.gcd(heads, parts)
+    local = _kernel(q, heads, merged=degree < parts)
+
+    def attend(q, k, v):
+        if degree == parts:
+            return local(q, k, v, heads // degree, length)[0]
+        return ring_attention(local, q, k, v, heads // degree, length, axes, stride=degree)[0]
+
+    return ulysses_attention(attend, q, k, v, axes, degree)
+
+
+def _kernel(q, heads: int, merged: bool = False) -> Callable:
+    """The kernel for these queries; `merged` says that its results are partial, and their sums needed."""
+    kind = sharding.device_kind()
+    if "TPU" in kind and q.shape[-1] // heads % 128 == 0:
+        return flash_attention
+    if "NVIDIA" in kind and q.dtype in (jnp.bfloat16, jnp.float16) and not merged:
+        return cudnn_attention
+    return chunked_attention
