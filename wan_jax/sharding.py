@@ -15,13 +15,16 @@ Model code reads the mesh from its surroundings (`with jax.set_mesh(mesh)`); wit
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from wan_jax import chips
 from wan_jax.errors import WanError
 from wan_jax.typing import Params
 
@@ -83,13 +86,36 @@ def parse_mesh(text: str) -> dict[str, int]:
     return sizes
 
 
-def default_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All accelerators, or one CPU: guidance on two halves where there are two, and the video split in each."""
+def as_mesh(mesh: Mesh | str | None, devices: Sequence[jax.Device] | None = None, weight_bytes: int = 0) -> Mesh:
+    """A mesh, or the one that "data=2,context=4" describes, or the default one.
+
+    Raises:
+        WanError: the axes are unknown or do not multiply to the number of devices.
+    """
+    if isinstance(mesh, Mesh):
+        return mesh
+    return default_mesh(devices, weight_bytes) if mesh is None else make_mesh(**parse_mesh(mesh), devices=devices)
+
+
+def default_mesh(devices: Sequence[jax.Device] | None = None, weight_bytes: int = 0) -> Mesh:
+    """All accelerators, or one CPU: guidance on two halves where there are two, and the video split in each.
+
+    Each half holds all of the weights; where these would fill more than two thirds of its memory, there is one half.
+    """
     devices = jax.devices() if devices is None else list(devices)
     if devices[0].platform == "cpu":
         devices = devices[:1]
-    data = 2 if len(devices) % 2 == 0 else 1
+    halves = len(devices) % 2 == 0 and weight_bytes <= len(devices) / 2 * _memory_bytes(devices[0]) * 2 / 3
+    data = 2 if halves else 1
     return make_mesh(data=data, context=len(devices) // data, devices=devices)
+
+
+def _memory_bytes(device: jax.Device) -> float:
+    chip = chips.by_kind(device.device_kind)
+    if chip is not None:
+        return chip.hbm_gib * 2**30
+    stats = device.memory_stats()
+    return stats["bytes_limit"] if stats else math.inf
 
 
 def ambient_mesh() -> AbstractMesh | None:
@@ -102,6 +128,10 @@ def device_kind() -> str:
     """What the code that is being traced will run on: "TPU v6 lite", "cpu", …"""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
+def is_tpu() -> bool:
+    return device_kind().startswith("TPU")
 
 
 def split(batch: int) -> Split:
@@ -118,15 +148,64 @@ def split(batch: int) -> Split:
     return Split(batch_axes, tuple(axis for axis in others if mesh.shape[axis] > 1))
 
 
-def parts(axes: tuple[str, ...]) -> int:
-    """Into how many pieces `axes` of the ambient mesh cut an array."""
+def sequence_multiple(batch: int) -> int:
+    """What the number of tokens has to be a multiple of: the pieces of the sequence, on TPU in whole bfloat16 tiles.
+
+    Where pieces end inside a tile of 16 rows, a TPU copies the whole sequence to put them together.
+    """
     mesh = ambient_mesh()
-    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
+    pieces = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in split(batch).sequence)
+    return pieces * (16 if pieces > 1 and is_tpu() else 1)
 
 
 def constrain(x: jax.Array, *spec) -> jax.Array:
     """Asks for a sharding on the ambient mesh; sizes need not divide."""
     return x if ambient_mesh() is None else jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def dividing(axis: str, size: int) -> str | None:
+    """`axis`, if it cuts `size` evenly."""
+    mesh = ambient_mesh()
+    return axis if mesh is not None and size % mesh.shape[axis] == 0 else None
+
+
+def shard_map(f: Callable, in_specs: tuple[P, ...], out_specs: P | tuple[P, ...]) -> Callable:
+    """`jax.shard_map` over the ambient mesh; `f` itself where there is none."""
+    if ambient_mesh() is None:
+        return f
+    return jax.shard_map(f, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def latent_spec(shape: tuple[int, ...]) -> P:
+    """How latents [b f h w c] lie between steps: the batch cut as `split` says, the rest over rows and columns."""
+    mesh = ambient_mesh()
+    if mesh is None:
+        return P()
+    cut = split(shape[0])
+    rows = fitting(P(None, None, cut.sequence), shape, mesh)[2] or ()
+    columns = tuple(axis for axis in cut.sequence if axis not in rows)
+    return fitting(P(cut.batch, None, rows, columns), shape, mesh)
+
+
+def text_spec(shape: tuple[int, ...]) -> P:
+    """How projected texts [l b s c] lie between steps.
+
+    A block gathers its own rows; all of them would take 0.8 GB of every chip for a guided 14B model.
+    """
+    mesh = ambient_mesh()
+    if mesh is None:
+        return P()
+    cut = split(shape[1])
+    return fitting(P(None, cut.batch, cut.sequence, "tensor"), shape, mesh)
+
+
+def constrain_latents(x: jax.Array) -> jax.Array:
+    return constrain(x, *latent_spec(x.shape))
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+    """All of an array, in every process."""
+    return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
 
 
 def param_specs(abstract: Params, mesh: Mesh) -> dict:
@@ -140,7 +219,7 @@ def param_specs(abstract: Params, mesh: Mesh) -> dict:
     return jax.tree_util.tree_map_with_path(spec, abstract)
 
 
-def fitting(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+def fitting(spec: P, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
     """`spec` without the mesh axes that do not divide their array axis; those pieces stay whole."""
     if len(spec) > len(shape):
         raise ValueError(f"{spec} has more axes than an array of shape {shape}")

@@ -13,8 +13,9 @@ from convert.rules import flat
 from tests.compare import relative_error
 from tests.rearrange import to_jax
 from wan_jax.config import DiTConfig
+from wan_jax.kernels.qk_norm import qk_norm
 from wan_jax.models.dit import DiT, abstract_params, patchify, unpatchify
-from wan_jax.models.rope import pairs_per_axis, rope_table, rotate
+from wan_jax.models.rope import pairs_per_axis, rope_table
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "dit.npz"  # written by make_goldens.py
 CONFIG = DiTConfig(num_layers=2, num_attention_heads=2, attention_head_dim=24, ffn_dim=40, text_dim=32)
@@ -68,7 +69,7 @@ def test_text_is_encoded_once(params, inputs):
     latents, timestep, text = inputs
     dit = DiT(CONFIG, jnp.float32)
     kv = dit.apply({"params": params}, text, method="encode_text")
-    assert kv.keys.shape == (CONFIG.num_layers, 2, 7, 2, 24)
+    assert kv.keys.shape == (CONFIG.num_layers, 2, 7, 48)
     apart = dit.apply({"params": params}, latents, timestep, kv, method="velocity")
     assert relative_error(apart, velocity(params, *inputs)) <= 1e-6
 
@@ -91,8 +92,9 @@ def test_rope_depends_on_relative_position_alone():
     grid = (4, 5, 6)
     tokens = 4 * 5 * 6
     rope = rope_table(grid, 24)
-    spread = lambda x: np.broadcast_to(x, (1, tokens, 1, 24))  # noqa: E731
-    qs, ks = rotate(spread(q), rope).reshape(*grid, 24), rotate(spread(k), rope).reshape(*grid, 24)
+    spread = lambda x: np.broadcast_to(x, (1, tokens, 24))  # noqa: E731
+    qs, ks = (qk_norm(spread(x), np.ones(24, np.float32), rope, 1, 0.0, np.float32) for x in (q, k))
+    qs, ks = qs.reshape(*grid, 24), ks.reshape(*grid, 24)
     scores = np.einsum("fhwd,fhwd->fhw", qs[:-1, :-2, :-1], ks[1:, 2:, 1:])
     np.testing.assert_allclose(scores, scores[0, 0, 0], rtol=1e-4)
     other = np.einsum("fhwd,fhwd->fhw", qs[:-1, :-1, :-2], ks[1:, 1:, 2:])

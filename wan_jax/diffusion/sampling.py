@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from wan_jax import sharding
 from wan_jax.config import DiTConfig
 from wan_jax.diffusion.guidance import guided_velocity
 from wan_jax.diffusion.solvers import SolverState, Steps, solver_step
@@ -15,7 +16,8 @@ from wan_jax.typing import Float, Params
 @partial(jax.jit, static_argnames=("config", "dtype"))
 def encode_text(params: Params, text: Float["b s d"], *, config: DiTConfig, dtype) -> TextKV:
     """The text keys and values of one expert, computed once for all of its steps."""
-    return DiT(config, dtype).apply({"params": params}, text, method="encode_text")
+    text = DiT(config, dtype).apply({"params": params}, text, method="encode_text")
+    return jax.tree.map(lambda x: sharding.constrain(x, *sharding.text_spec(x.shape)), text)
 
 
 @partial(jax.jit, static_argnames=("config", "dtype"), donate_argnames="state")
@@ -44,6 +46,7 @@ def denoise(
             timestep = jnp.full((len(latents), 1), steps.timestep[i], jnp.float32)
             return dit.apply({"params": params}, latents, timestep, text, method="velocity")
 
-        return solver_step(state, guided_velocity(predict, state.sample, guidance_scale), steps, i)
+        state = solver_step(state, guided_velocity(predict, state.sample, guidance_scale), steps, i)
+        return jax.tree.map(sharding.constrain_latents, state)
 
     return jax.lax.fori_loop(start, stop, step, state)

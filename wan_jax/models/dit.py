@@ -12,10 +12,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from wan_jax.attention import attention
+from wan_jax import sharding
+from wan_jax.attention import cross_attention, query_scale, self_attention
 from wan_jax.config import DiTConfig
-from wan_jax.models.layers import LayerNorm, RMSNorm, dense, layer_norm, timestep_embedding
-from wan_jax.models.rope import Rope, rope_table, rotate
+from wan_jax.kernels.layer_norm import layer_norm
+from wan_jax.kernels.qk_norm import Rope, qk_norm
+from wan_jax.models.layers import LayerNorm, dense, timestep_embedding
+from wan_jax.models.rope import rope_table
 from wan_jax.typing import Float, Int, typechecked
 
 PATCH = 2  # pixels of latent per token, along height and width
@@ -25,8 +28,8 @@ PATCH = 2  # pixels of latent per token, along height and width
 class TextKV:
     """The prompt as every block's cross-attention sees it."""
 
-    keys: Float["l b s k d"]
-    values: Float["l b s k d"]
+    keys: Float["l b s c"]
+    values: Float["l b s c"]
 
 
 @typechecked
@@ -51,31 +54,47 @@ def per_token(rows: Float["b r d"], row: Int[" n"] | None) -> Float["b n d"]:
     return rows if row is None else rows[:, row]
 
 
+def pad_tokens(x: jax.Array, batch: int, axis: int = 1) -> jax.Array:
+    """Adds tokens until the mesh cuts the sequence into equal pieces; attention looks past them."""
+    missing = -x.shape[axis] % sharding.sequence_multiple(batch)
+    return jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
+
+
+def constrain_tokens(x: Float["b n d"]) -> Float["b n d"]:
+    split = sharding.split(x.shape[0])
+    return sharding.constrain(x, split.batch, split.sequence)
+
+
+class QKNorm(nn.Module):
+    """RMSNorm over all heads together, times `factor`, then the turn by position where `rope` is given."""
+
+    config: DiTConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float["b n c"], rope: Rope | None = None, factor: float = 1.0) -> Float["b n c"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        return qk_norm(x, factor * scale, rope, self.config.num_attention_heads, self.config.eps, self.dtype)
+
+
 class Attention(nn.Module):
-    """The projections of one attention; q and k are normalised over all heads together."""
+    """The projections of one attention.  Heads stay side by side in the last axis: a TPU would copy to part them."""
 
     config: DiTConfig
     dtype: jnp.dtype
 
     def setup(self):
         self.q, self.k, self.v, self.o = (dense(self.config.dim, self.dtype) for _ in range(4))
-        self.norm_q, self.norm_k = RMSNorm(self.config.eps), RMSNorm(self.config.eps)
+        self.norm_q, self.norm_k = (QKNorm(self.config, self.dtype) for _ in range(2))
 
-    def queries(self, x: Float["b n c"]) -> Float["b n k d"]:
-        return self._heads(self.norm_q(self.q(x)))
+    def queries(self, x: Float["b n c"], rope: Rope | None = None) -> Float["b n c"]:
+        return self.norm_q(self.q(x), rope, query_scale(self.config.attention_head_dim))
 
-    def keys(self, x: Float["b n c"]) -> Float["b n k d"]:
-        return self._heads(self.norm_k(self.k(x)))
+    def keys(self, x: Float["b n c"], rope: Rope | None = None) -> Float["b n c"]:
+        return self.norm_k(self.k(x), rope)
 
-    def values(self, x: Float["b n c"]) -> Float["b n k d"]:
-        return self._heads(self.v(x))
-
-    def attend(self, q: Float["b n k d"], k: Float["b s k d"], v: Float["b s k d"]) -> Float["b n c"]:
-        out = attention(*(x.astype(self.dtype) for x in (q, k, v)))
-        return self.o(out.reshape(*out.shape[:2], -1))
-
-    def _heads(self, x: Float["b n c"]) -> Float["b n k d"]:
-        return x.reshape(*x.shape[:-1], self.config.num_attention_heads, self.config.attention_head_dim)
+    def values(self, x: Float["b n c"]) -> Float["b n c"]:
+        return self.v(x)
 
 
 class Block(nn.Module):
@@ -88,31 +107,39 @@ class Block(nn.Module):
         dim = self.config.dim
         self.modulation = self.param("modulation", nn.initializers.normal(dim**-0.5), (6, dim))
         self.self_attn = Attention(self.config, self.dtype)
-        self.norm_cross = LayerNorm(self.config.eps)
+        self.norm_cross = LayerNorm(self.config.eps, self.dtype)
         self.cross_attn = Attention(self.config, self.dtype)
         self.ffn_in = dense(self.config.ffn_dim, self.dtype)
         self.ffn_out = dense(dim, self.dtype)
 
     def text_kv(self, carry: None, text: Float["b s c"]) -> tuple[None, TextKV]:
-        keys, values = self.cross_attn.keys(text), self.cross_attn.values(text)
-        return carry, TextKV(keys.astype(self.dtype), values.astype(self.dtype))
+        return carry, TextKV(self.cross_attn.keys(text), self.cross_attn.values(text))
 
     def __call__(
-        self, x: Float["b n c"], text: TextKV, time: Float["b r 6 c"], row: Int[" n"] | None, rope: Rope
+        self,
+        x: Float["b n c"],
+        text: TextKV,
+        time: Float["b r 6 c"],
+        row: Int[" n"] | None,
+        rope: Rope,
+        length: int,
     ) -> tuple[Float["b n c"], None]:
+        heads = self.config.num_attention_heads
         table = self.modulation + time
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (per_token(table[:, :, i], row) for i in range(6))
 
-        h = layer_norm(x, self.config.eps) * (1 + scale_sa) + shift_sa
-        q, k = rotate(self.self_attn.queries(h), rope), rotate(self.self_attn.keys(h), rope)
-        x = x + gate_sa * self.self_attn.attend(q, k, self.self_attn.values(h))
+        h = layer_norm(x, 1 + scale_sa, shift_sa, self.config.eps, self.dtype)
+        q, k, v = self.self_attn.queries(h, rope), self.self_attn.keys(h, rope), self.self_attn.values(h)
+        with jax.named_scope("self_attention"):  # by which the planner knows its kernel
+            h = self_attention(q, k, v, heads, length)
+        x = x + gate_sa * self.self_attn.o(h)
 
         q = self.cross_attn.queries(self.norm_cross(x))
-        x = x + self.cross_attn.attend(q, text.keys, text.values)
+        x = x + self.cross_attn.o(cross_attention(q, text.keys, text.values, heads))
 
-        h = layer_norm(x, self.config.eps) * (1 + scale_ff) + shift_ff
+        h = layer_norm(x, 1 + scale_ff, shift_ff, self.config.eps, self.dtype)
         x = x + gate_ff * self.ffn_out(nn.gelu(self.ffn_in(h), approximate=True))
-        return x, None
+        return constrain_tokens(x), None
 
 
 class Head(nn.Module):
@@ -125,7 +152,7 @@ class Head(nn.Module):
         dim = self.config.dim
         table = self.param("modulation", nn.initializers.normal(dim**-0.5), (2, dim))
         shift, scale = (per_token(time + table[i], row) for i in range(2))
-        x = layer_norm(x, self.config.eps) * (1 + scale) + shift
+        x = layer_norm(x, 1 + scale, shift, self.config.eps, jnp.float32)
         return nn.Dense(
             self.config.out_channels * PATCH**2,
             kernel_init=nn.initializers.zeros,
@@ -155,7 +182,7 @@ class DiT(nn.Module):
             Block,
             methods={
                 "text_kv": {**stacked, "in_axes": nn.broadcast},
-                "__call__": {**stacked, "in_axes": (0, nn.broadcast, nn.broadcast, nn.broadcast)},
+                "__call__": {**stacked, "in_axes": (0, *[nn.broadcast] * 4)},
             },
         )(self.config, self.dtype)
         self.head = Head(self.config)
@@ -181,13 +208,17 @@ class DiT(nn.Module):
             text: the prompts, from `encode_text`.
             row: which of the r timesteps each token has; None where all tokens share the only one.
         """
-        _, f, h, w, _ = latents.shape
+        b, f, h, w, _ = latents.shape
         grid = (f, h // PATCH, w // PATCH)
+        length = f * grid[1] * grid[2]
         time = self.time_out(nn.silu(self.time_in(timestep_embedding(timestep, self.config.freq_dim))))
         table = self.time_proj(nn.silu(time)).reshape(*timestep.shape, 6, self.config.dim)
-        x = self.patch_embedding(patchify(latents)).astype(jnp.float32)
-        x, _ = self.blocks(x, text, table, row, rope_table(grid, self.config.attention_head_dim))
-        return unpatchify(self.head(x, time, row), grid)
+        rope = tuple(pad_tokens(angles, b, axis=0) for angles in rope_table(grid, self.config.attention_head_dim))
+        row = None if row is None else pad_tokens(row, b, axis=0)
+        tokens = constrain_tokens(pad_tokens(patchify(latents), b))
+        x = constrain_tokens(self.patch_embedding(tokens).astype(jnp.float32))
+        x, _ = self.blocks(x, text, table, row, rope, length)
+        return unpatchify(self.head(x, time, row)[:, :length], grid)
 
     def __call__(
         self, latents: Float["b f h w c"], timestep: Float["b r"], text: Float["b s d"], row: Int[" n"] | None = None
@@ -198,6 +229,6 @@ class DiT(nn.Module):
 
 def abstract_params(config: DiTConfig) -> dict:
     """The parameter tree as float32 shapes; nothing is computed."""
-    latents = jnp.zeros((1, 1, PATCH, PATCH, config.in_channels))
-    text = jnp.zeros((1, 1, config.text_dim))
-    return jax.eval_shape(DiT(config).init, jax.random.key(0), latents, jnp.zeros((1, 1)), text)["params"]
+    shapes = (1, 1, PATCH, PATCH, config.in_channels), (1, 1), (1, 1, config.text_dim)
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.eval_shape(lambda *x: DiT(config).init(jax.random.key(0), *x), *inputs)["params"]

@@ -4,7 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
+from wan_jax.kernels.layer_norm import layer_norm
 from wan_jax.precision import matmul_precision
 from wan_jax.typing import Float, typechecked
 
@@ -14,25 +16,18 @@ def dense(features: int, dtype, use_bias: bool = True) -> nn.Dense:
     return nn.Dense(features, use_bias=use_bias, dtype=dtype, precision=matmul_precision(dtype))
 
 
-@typechecked
-def layer_norm(x: Float["*b d"], eps: float) -> Float["*b d"]:
-    """LayerNorm without parameters."""
-    x = x.astype(jnp.float32)
-    x = x - x.mean(-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
-
-
 class LayerNorm(nn.Module):
-    """LayerNorm with scale and bias."""
+    """LayerNorm with scale and bias; the result is `dtype`."""
 
     eps: float
+    dtype: DTypeLike
 
     @nn.compact
-    @typechecked
-    def __call__(self, x: Float["*b d"]) -> Float["*b d"]:
+    def __call__(self, x: Float["b n c"]) -> Float["b n c"]:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return layer_norm(x, self.eps) * scale + bias
+        wide = (x.shape[0], 1, x.shape[-1])
+        return layer_norm(x, jnp.broadcast_to(scale, wide), jnp.broadcast_to(bias, wide), self.eps, self.dtype)
 
 
 class RMSNorm(nn.Module):

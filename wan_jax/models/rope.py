@@ -4,16 +4,16 @@ A head of d features is d/2 complex pairs.  The pairs are shared out over the th
 d = 128), and every axis has its own ladder of frequencies.
 
 Wan's PyTorch weights pair neighbouring features (2j, 2j+1).  Ours pair feature j with feature j + d/2: `convert`
-permutes the output columns of the query and key projections to match, which leaves q·k unchanged and turns the
-rotation into whole-half arithmetic, where a TPU would otherwise shuffle lanes.
+permutes the output columns of the query and key projections to match, which leaves q·k unchanged.  The rotation of
+a head x is then x · cos + swap(x) · sin, where swap exchanges its halves and sin is negative in the first: on a TPU,
+one turn of the 128 lanes by 64, where neighbours would have to be shuffled.
 """
 
 import jax.numpy as jnp
 import numpy as np
 
-from wan_jax.typing import Float, typechecked
-
-Rope = tuple[Float["n p"], Float["n p"]]  # cosines and sines of p = d/2 pairs
+from wan_jax.kernels.qk_norm import Rope
+from wan_jax.typing import Float
 
 
 def pairs_per_axis(head_dim: int) -> tuple[int, int, int]:
@@ -23,7 +23,7 @@ def pairs_per_axis(head_dim: int) -> tuple[int, int, int]:
 
 
 def rope_table(grid: tuple[int, int, int], head_dim: int) -> Rope:
-    """Cosines and sines for every token of a (frames, rows, columns) grid, in that token order.
+    """Cosines and signed sines for every token of a (frames, rows, columns) grid, in that token order.
 
     The angles of each axis are computed in float64 on the host; the full table is broadcast from them on the device,
     so that no constant of the size of the video is compiled in.
@@ -36,16 +36,9 @@ def rope_table(grid: tuple[int, int, int], head_dim: int) -> Rope:
         shape[axis] = length
         angles.append(table.reshape(shape))
 
-    def over_grid(f) -> Float["n p"]:
-        parts = [jnp.broadcast_to(f(a).astype(np.float32), (*grid, a.shape[-1])) for a in angles]
-        return jnp.concatenate(parts, axis=-1).reshape(-1, head_dim // 2)
+    def over_grid(first, second) -> Float["n d"]:
+        halves = [f(a).astype(np.float32) for f in (first, second) for a in angles]
+        parts = [jnp.broadcast_to(part, (*grid, part.shape[-1])) for part in halves]
+        return jnp.concatenate(parts, axis=-1).reshape(-1, head_dim)
 
-    return over_grid(np.cos), over_grid(np.sin)
-
-
-@typechecked
-def rotate(x: Float["b n k d"], rope: Rope) -> Float["b n k d"]:
-    """Turns every pair of every head by its token's angles, in float32."""
-    cos, sin = (table[:, None] for table in rope)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return over_grid(np.cos, np.cos), over_grid(lambda a: -np.sin(a), np.sin)
