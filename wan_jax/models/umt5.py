@@ -5,15 +5,18 @@ only as a bias on the scores (here, unlike in T5, each layer has its own table),
 layer has a bias.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wan_jax import sharding
 from wan_jax.config import UMT5Config
 from wan_jax.models.layers import RMSNorm, dense
 from wan_jax.precision import matmul_precision
-from wan_jax.typing import Bool, Float, Int, typechecked
+from wan_jax.typing import Bool, Float, Int, Params, typechecked
 
 
 @typechecked
@@ -123,7 +126,13 @@ class UMT5Encoder(nn.Module):
         return jnp.where(mask[:, :, None], self.norm_out(x), 0.0)
 
 
+@partial(jax.jit, static_argnames=("config", "dtype"))
+def encode_prompt(params: Params, ids: Int["b s"], mask: Bool["b s"], *, config: UMT5Config, dtype) -> Float["b s d"]:
+    """The states of tokenised prompts, whole on every device."""
+    return sharding.constrain(UMT5Encoder(config, dtype).apply({"params": params}, ids, mask))
+
+
 def abstract_params(config: UMT5Config) -> dict:
     """The parameter tree as float32 shapes; nothing is computed."""
-    ids = jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(UMT5Encoder(config).init, jax.random.key(0), ids, ids)["params"]
+    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(lambda *x: UMT5Encoder(config).init(jax.random.key(0), *x), ids, ids)["params"]
