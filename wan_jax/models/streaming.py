@@ -3,6 +3,9 @@
 The autoencoder may be any module with `encode`, `decode` and a `config` such as `wan_jax.models.vae21.VAE21` has.  The
 first latent frame, which stands for a single pixel frame, goes through a step of its own; all later ones share a second
 step, so two programs are compiled, and a third for a shorter last chunk.
+
+On a mesh (`with jax.set_mesh(mesh)`) the autoencoder works on all devices, and each keeps its part of the cache.  What
+it yields is whole on every device, so that every process can fetch it with `np.asarray`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wan_jax import executables
 from wan_jax.errors import WanError
+from wan_jax.sharding import constrain
 from wan_jax.typing import Float, Params, typechecked
 
 Video = jax.Array | np.ndarray  # [b f h w c]
@@ -70,14 +75,15 @@ def decode(
 
 
 @partial(jax.jit, static_argnames=("vae", "method"), donate_argnames="cache")
-def _step(vae, params, chunk, cache, method):
-    return vae.apply({"params": params}, chunk, cache, method=method)
+def vae_step(vae, params, chunk, cache, method):
+    out, cache = vae.apply({"params": params}, chunk, cache, method=method)
+    return constrain(out), cache
 
 
 def _stream(vae, params, method, chunks: Iterator[Video]) -> Iterator[jax.Array]:
-    cache = None
+    static, cache = {"vae": vae, "method": method}, None
     for chunk in chunks:
-        out, cache = _step(vae, params, chunk, cache, method)
+        out, cache = executables.call(vae_step, static, params=params, chunk=chunk, cache=cache)
         yield out
         del out  # or it would live on beside the next one
     if cache is None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from wan_jax.config import VAEConfig
 from wan_jax.errors import WanError
+from wan_jax.models.space import in_strips
 from wan_jax.models.vae_layers import (
     Cache,
     ChannelNorm,
@@ -182,7 +183,7 @@ class VAE21(nn.Module):
                 f"{f} frames of {h}×{w} do not divide into latents: "
                 f"there must be {frames} frames, with height and width multiples of {space}"
             )
-        x, cache = self.encoder(video.astype(self.dtype), cache)
+        x, cache = in_strips(self.encoder, video.astype(self.dtype), cache, rows_per_latent=space)
         mean, log_variance = jnp.split(self.quant_conv(x).astype(jnp.float32), 2, axis=-1)
         return (mean, log_variance), cache
 
@@ -194,7 +195,7 @@ class VAE21(nn.Module):
         """
         center, spread = self._statistics()
         x = self.post_quant_conv((latents.astype(jnp.float32) * spread + center).astype(self.dtype))
-        x, cache = self.decoder(x, cache)
+        x, cache = in_strips(self.decoder, x, cache, rows_per_latent=1)
         return jnp.clip(x.astype(jnp.float32), -1.0, 1.0), cache
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:

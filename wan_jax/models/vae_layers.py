@@ -13,13 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from wan_jax.models import space
+from wan_jax.models.convolution import Conv
 from wan_jax.precision import matmul_precision
 from wan_jax.typing import Float, typechecked
 
 Cache = dict[str, Any]
-
-_SAME = (1, 1)
-_VALID = (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ def interleave(x: Float["b f h w c"]) -> Float["b g h w d"]:
 
 
 @typechecked
-def attend(q: Float["b n c"], k: Float["b n c"], v: Float["b n c"]) -> Float["b n c"]:
+def attend(q: Float["b n c"], k: Float["b m c"], v: Float["b m c"]) -> Float["b n c"]:
     """One-headed softmax(q·kᵀ/√c)·v, with the softmax in float32."""
     precision = matmul_precision(q.dtype)
     logits = jnp.einsum("bqc,bkc->bqk", q, k, precision=precision, preferred_element_type=jnp.float32)
@@ -80,29 +79,14 @@ def attend(q: Float["b n c"], k: Float["b n c"], v: Float["b n c"]) -> Float["b 
     return jnp.einsum("bqk,bkc->bqc", weights, v, precision=precision)
 
 
-def causal_conv(features: int, dtype, name: str) -> nn.Conv:
+def causal_conv(features: int, dtype, name: str) -> Conv:
     """A 3×3×3 convolution that pads space only; `causal` gives it its past."""
-    return nn.Conv(
-        features,
-        (3, 3, 3),
-        padding=(_VALID, _SAME, _SAME),
-        dtype=dtype,
-        precision=matmul_precision(dtype),
-        name=name,
-    )
+    return Conv(features, (3, 3, 3), dtype, name=name)
 
 
-def time_conv(features: int, stride: int, dtype) -> nn.Conv:
+def time_conv(features: int, stride: int, dtype) -> Conv:
     """A convolution over three frames; `causal` gives it its past."""
-    return nn.Conv(
-        features,
-        (3, 1, 1),
-        strides=(stride, 1, 1),
-        padding="VALID",
-        dtype=dtype,
-        precision=matmul_precision(dtype),
-        name="time_conv",
-    )
+    return Conv(features, (3, 1, 1), dtype, strides=(stride, 1, 1), margin=(0, 0), name="time_conv")
 
 
 def pointwise(features: int, dtype, name: str | None = None) -> nn.Dense:
@@ -146,13 +130,19 @@ class FrameAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        b, f, h, w, c = x.shape
-        qkv = pointwise(3 * c, self.dtype, "qkv")(ChannelNorm(name="norm")(x))
-        frames = jnp.moveaxis(qkv, 1, 0).reshape(f, b, h * w, 3 * c)
+        c = x.shape[-1]
+        q, k, v = jnp.split(pointwise(3 * c, self.dtype, "qkv")(ChannelNorm(name="norm")(x)), 3, axis=-1)
+        frames = [_tokens(q), _tokens(space.whole_frames(k)), _tokens(space.whole_frames(v))]
         # Frame by frame: at 720p the logits of a single one take 0.8 GB.
-        y = jax.lax.map(lambda frame: attend(*jnp.split(frame, 3, axis=-1)), frames)
-        y = jnp.moveaxis(y.reshape(f, b, h, w, c), 0, 1)
+        y = jax.lax.map(lambda qkv: attend(*qkv), frames)
+        y = jnp.moveaxis(y, 0, 1).reshape(x.shape)
         return x + pointwise(c, self.dtype, "out")(y)
+
+
+def _tokens(x: jax.Array) -> jax.Array:
+    """[f b n c] from [b f h w c]."""
+    b, f, h, w, c = x.shape
+    return jnp.moveaxis(x, 1, 0).reshape(f, b, h * w, c)
 
 
 class Middle(nn.Module):
@@ -179,15 +169,7 @@ class Downsample(nn.Module):
     def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
         c = x.shape[-1]
         # Padded on the right and at the bottom only.
-        x = nn.Conv(
-            c,
-            (3, 3),
-            strides=2,
-            padding=((0, 1), (0, 1)),
-            dtype=self.dtype,
-            precision=matmul_precision(self.dtype),
-            name="conv",
-        )(x)
+        x = Conv(c, (3, 3), self.dtype, strides=(2, 2), margin=(0, 1), name="conv")(x)
         if not self.temporal:
             return x, {}
         # With a stride of two, neighbouring windows share one frame.
@@ -211,13 +193,5 @@ class Upsample(nn.Module):
             alone, x = split_first(x, begins=cache is None)
             x, new["time_conv"] = causal(time_conv(2 * x.shape[-1], 1, self.dtype), x, part(cache, "time_conv"))
             x = jnp.concatenate([alone, interleave(x)], axis=1)
-        x = x.repeat(2, axis=2).repeat(2, axis=3)
-        conv = nn.Conv(
-            self.features,
-            (3, 3),
-            padding=(_SAME, _SAME),
-            dtype=self.dtype,
-            precision=matmul_precision(self.dtype),
-            name="conv",
-        )
-        return conv(x), new
+        x = x.repeat(2, axis=3).repeat(2, axis=2)  # columns, the dearer, while there are fewer rows
+        return Conv(self.features, (3, 3), self.dtype, name="conv")(x), new
