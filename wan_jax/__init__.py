@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wan_jax.errors import WanError as WanError
     from wan_jax.pipelines.wan import WanPipeline as WanPipeline
+    from wan_jax.sharding import make_mesh as make_mesh
     from wan_jax.video_io import export_to_video as export_to_video
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ _PUBLIC = {
     "WanPipeline": "wan_jax.pipelines.wan",
     "WanError": "wan_jax.errors",
     "export_to_video": "wan_jax.video_io",
+    "make_mesh": "wan_jax.sharding",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -126,22 +126,19 @@ def fingerprint(folder: epath.PathLike) -> str:
 # ---- Reading --------------------------------------------------------------------------------------------------------
 
 
-def restore(folder: epath.PathLike, abstract: Mapping, verify: bool = False) -> Params:
+def restore(folder: epath.PathLike, abstract: Mapping) -> Params:
     """Reads the parameters of one component; each process reads only what its own shards need.
 
     Args:
         folder: the component's folder, such as `model/transformer`.
         abstract: the tree of `jax.ShapeDtypeStruct`; its dtypes are cast to, its shardings default to one device.
-        verify: also compares every byte with the SHA-256 of the manifest.
 
     Raises:
-        WanError: names the parameters that are missing, unexpected, misshapen, unreadable or altered.
+        WanError: names the parameters that are missing, unexpected, misshapen or unreadable.
     """
     folder = epath.Path(folder)
-    _check_tree(read_manifest(folder), flatten_dict(abstract, sep="/"), folder)
-    if verify:
-        verify_component(folder)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    check(folder, abstract)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here), abstract
     )
@@ -151,6 +148,12 @@ def restore(folder: epath.PathLike, abstract: Mapping, verify: bool = False) -> 
         for path, layer, _ in _layers(folder):
             read_array(folder, path, layer)  # raises for the damaged one
         raise
+
+
+def check(folder: epath.PathLike, abstract: Mapping):
+    """Raises a WanError that lists every parameter that is missing, unexpected or misshapen."""
+    folder = epath.Path(folder)
+    _check_tree(read_manifest(folder), flatten_dict(abstract, sep="/"), folder)
 
 
 def read_manifest(folder: epath.PathLike) -> dict[str, dict[str, Any]]:

@@ -25,6 +25,7 @@ from wan_jax import checkpoint
 from wan_jax.config import get_config
 from wan_jax.errors import WanError
 from wan_jax.models import abstract_params
+from wan_jax.sharding import make_mesh, place
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 WEIGHTS = [TRANSFORMER, "text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"]
@@ -102,7 +103,7 @@ def test_loads_what_was_written(source, tmp_path, dtype):
     original, memory = random_params(CONFIG), open_source(str(source))
     for name, config in checkpoint.components(CONFIG).items():
         abstract = abstract_params(config, np.float32 if name == "vae" else dtype)
-        loaded = checkpoint.restore(ours / name, abstract, verify=True)
+        loaded = checkpoint.restore(ours / name, abstract)
         want = jax.tree.map(lambda x, a: x.astype(a.dtype), original[name], abstract)
         for params in (loaded, memory.read(name, dtype)):
             jax.tree.map(np.testing.assert_array_equal, params, want)
@@ -111,15 +112,15 @@ def test_loads_what_was_written(source, tmp_path, dtype):
 
 
 def test_restore_shards_and_casts(source, tmp_path):
-    ours = convert_to(source, tmp_path / "ours")
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=sharding),
-        abstract_params(CONFIG.transformer, np.float32),
+    ours = convert_to(source, tmp_path / "ours", dtype="float32")
+    mesh = make_mesh(fsdp=2, tensor=2, devices=jax.devices("cpu")[:4])
+    abstract = place(abstract_params(CONFIG.transformer, np.float32), mesh)
+    restored = checkpoint.restore(ours / "transformer", abstract)
+    whole = random_params(CONFIG)["transformer"]
+    assert jax.tree.map(lambda x: (x.sharding, x.dtype), restored) == jax.tree.map(
+        lambda x: (x.sharding, x.dtype), abstract
     )
-    for leaf in jax.tree.leaves(checkpoint.restore(ours / "transformer", abstract)):
-        assert leaf.sharding == sharding and leaf.dtype == np.float32
+    jax.tree.map(np.testing.assert_array_equal, restored, whole)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +277,7 @@ def test_altered_array(source, tmp_path):
     abstract = abstract_params(CONFIG.transformer, "bfloat16")
     checkpoint.restore(ours / "transformer", abstract)
     with pytest.raises(WanError, match="blocks/ffn_in/bias, layer 2 differs from its SHA-256"):
-        checkpoint.restore(ours / "transformer", abstract, verify=True)
+        checkpoint.verify(ours)
 
 
 def test_restore_of_another_tree(source, tmp_path):

@@ -1,15 +1,22 @@
-"""From the name of a model to its parameters on the device."""
+"""From the name of a model to its parameters on the mesh."""
 
 import hashlib
 import re
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
-from wan_jax import checkpoint, placeholder
+from wan_jax import checkpoint, placeholder, sharding
 from wan_jax.cache import cache_dir as user_cache
 from wan_jax.config import WanConfig, get_config, model_names
 from wan_jax.errors import WanError
@@ -18,56 +25,89 @@ from wan_jax.tokenizer import Tokenizer
 from wan_jax.typing import Params
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What a pipeline is made of.  `fingerprint` changes when any weight does."""
+class Model(Protocol):
+    """A model that was found; its weights have not been read yet."""
 
     config: WanConfig
-    params: dict[str, Params]
-    tokenizer: Tokenizer
-    fingerprint: str
+
+    def check(self, name: str):
+        """Raises WanError unless a component holds just what its config says.  No weight is read."""
+
+    def read(self, name: str, dtype, mesh: Mesh) -> Params:
+        """The parameters of one component, each where `sharding.RULES` wants it."""
+
+    def tokenizer(self) -> Tokenizer: ...
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change when any weight does."""
+
+    def verify(self):
+        """Compares every weight with its SHA-256."""
 
 
-def load(model: str, dtype, vae_dtype, *, cache_dir: str | None = None, verify: bool = False) -> Loaded:
-    """See `WanPipeline.from_pretrained`."""
-    folder = locate(model, dtype, cache_dir)
-    if checkpoint.is_checkpoint(folder):
-        config = checkpoint.read_model(folder)
-        params = {
-            name: _restore(folder, config, name, vae_dtype if name == "vae" else dtype, verify)
-            for name in checkpoint.components(config)
-        }
-        return Loaded(config, params, Tokenizer(_local(folder / "tokenizer")), checkpoint.fingerprint(folder))
+class Weights(Mapping[str, Params]):
+    """Parameters by component, read in the background in the order of their use; asking for one waits for it.
 
-    source = _open_source(str(folder))
-    params, digests = {}, hashlib.sha256()
-    for name in checkpoint.components(source.config):
-        host = source.read(name, dtype)
-        for leaf in jax.tree.leaves(host):
-            digests.update(checkpoint.digest(leaf).encode())
-        params[name] = _place(host, source.config, name, vae_dtype if name == "vae" else dtype)
-    return Loaded(source.config, params, Tokenizer(source.read_tokenizer()), digests.hexdigest()[:12])
+    So the text is encoded and the first expert works while the second is still on its way.
+    """
 
+    def __init__(self, model: Model, dtypes: Mapping[str, np.dtype], mesh: Mesh):
+        for name in dtypes:
+            model.check(name)
+        # Several processes have to read in one order: each waits for the others.
+        pool = ThreadPoolExecutor(1 if jax.process_count() > 1 else 2, thread_name_prefix="restore")
+        self._futures = {name: pool.submit(model.read, name, dtype, mesh) for name, dtype in dtypes.items()}
+        pool.shutdown(wait=False)
 
-def read_config(model: str) -> WanConfig:
-    """What a model is, without its weights: little is read, or fetched from the hub."""
-    if model in model_names():
-        return get_config(model)
-    folder = _find(model)
-    if folder is not None and checkpoint.is_checkpoint(folder):
-        return checkpoint.read_model(folder)
-    return _open_source(str(folder or model)).config
+    def __getitem__(self, name: str) -> Params:
+        return self._futures[name].result()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._futures)
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def ready(self, name: str) -> bool:
+        """Whether asking for a component would not wait."""
+        return self._futures[name].done()
 
 
-def load_vae(model: str, dtype) -> tuple[WanConfig, Params]:
+def load(model: Model, dtype, vae_dtype, mesh: Mesh) -> Weights:
+    """Starts to read a model onto a mesh.
+
+    Raises:
+        WanError: a parameter is missing, unexpected or misshapen.  A damaged one raises when it is asked for.
+    """
+    names = ("text_encoder", *model.config.transformers, "vae")
+    return Weights(model, {name: vae_dtype if name == "vae" else dtype for name in names}, mesh)
+
+
+def weight_bytes(config: WanConfig, dtype, vae_dtype) -> int:
+    """What all components of a model take together."""
+    parts = checkpoint.components(config).items()
+    trees = [abstract_params(part, vae_dtype if name == "vae" else dtype) for name, part in parts]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
+
+
+def load_vae(name: str, dtype, mesh: Mesh) -> tuple[WanConfig, Params]:
     """The autoencoder of a model alone; nothing else is fetched from the hub."""
-    model = _resolve(model)
-    folder = _find(model)
-    if folder is not None and checkpoint.is_checkpoint(folder):
-        config = checkpoint.read_model(folder)
-        return config, _restore(folder, config, "vae", dtype)
-    source = _open_source(str(folder or model))
-    return source.config, _place(source.read("vae", dtype), source.config, "vae", dtype)
+    model = _open(name)
+    return model.config, model.read("vae", dtype, mesh)
+
+
+def read_config(name: str) -> WanConfig:
+    """What a model is, without its weights: little is read, or fetched from the hub."""
+    return get_config(name) if name in model_names() else _open(name).config
+
+
+def open_model(name: str, dtype, cache_dir: str | None = None) -> Model:
+    """Finds `name`; one from the hub is fetched and converted into the cache first.
+
+    Raises:
+        WanError: there is no such model, or its files are incomplete or of another kind.
+    """
+    return _open(str(locate(name, dtype, cache_dir)))
 
 
 def locate(model: str, dtype, cache_dir: str | None) -> epath.Path:
@@ -83,6 +123,74 @@ def locate(model: str, dtype, cache_dir: str | None) -> epath.Path:
     converted = root / f"{model.strip('/').replace('/', '--')}-{jnp.dtype(dtype).name}"
     convert(str(folder or model), str(converted), dtype=jnp.dtype(dtype).name)
     return converted
+
+
+@dataclass(frozen=True)
+class _OurModel:
+    """A folder in our layout."""
+
+    folder: epath.Path
+
+    @cached_property
+    def config(self) -> WanConfig:
+        return checkpoint.read_model(self.folder)
+
+    def check(self, name: str):
+        checkpoint.check(self.folder / name, abstract_params(checkpoint.components(self.config)[name], np.float32))
+
+    def read(self, name: str, dtype, mesh: Mesh) -> Params:
+        abstract = abstract_params(checkpoint.components(self.config)[name], dtype)
+        return checkpoint.restore(self.folder / name, sharding.place(abstract, mesh))
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(_local(self.folder / "tokenizer"))
+
+    def fingerprint(self) -> str:
+        return checkpoint.fingerprint(self.folder)
+
+    def verify(self):
+        checkpoint.verify(self.folder)
+
+
+class _TorchModel:
+    """PyTorch files, in a folder or on the hub, converted on the way in."""
+
+    def __init__(self, name: str):
+        from convert.sources import open_source  # above us in the tree: only PyTorch weights need it
+
+        self._source = open_source(name)
+        self.config: WanConfig = self._source.config
+        self._digests: dict[str, str] = {}
+        self._alone = threading.Lock()  # one component at a time: each is in host memory whole
+
+    def check(self, name: str):
+        """The conversion checks for itself, as it reads."""
+
+    def read(self, name: str, dtype, mesh: Mesh) -> Params:
+        abstract = abstract_params(checkpoint.components(self.config)[name], dtype)
+        with self._alone:
+            host = self._source.read(name, dtype)
+            digests = "".join(map(checkpoint.digest, jax.tree.leaves(host)))
+            self._digests[name] = hashlib.sha256(digests.encode()).hexdigest()
+            return jax.tree.map(_put, host, sharding.place(abstract, mesh))
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self._source.read_tokenizer())
+
+    def fingerprint(self) -> str:
+        """Known once all components were read."""
+        digests = "".join(self._digests[name] for name in checkpoint.components(self.config))
+        return hashlib.sha256(digests.encode()).hexdigest()[:12]
+
+    def verify(self):
+        """PyTorch checkpoints carry no digests."""
+
+
+def _open(name: str) -> Model:
+    name = _resolve(name)
+    folder = _find(name)
+    ours = folder is not None and checkpoint.is_checkpoint(folder)
+    return _OurModel(folder) if ours else _TorchModel(str(folder or name))
 
 
 def _resolve(model: str) -> str:
@@ -111,20 +219,9 @@ def _find(model: str) -> epath.Path | None:
     return None
 
 
-def _open_source(model: str):
-    from convert.sources import open_source  # above us in the tree: only PyTorch weights need it
-
-    return open_source(model)
-
-
-def _restore(folder: epath.Path, config: WanConfig, name: str, dtype, verify: bool = False) -> Params:
-    return checkpoint.restore(folder / name, abstract_params(checkpoint.components(config)[name], dtype), verify)
-
-
-def _place(host: Params, config: WanConfig, name: str, dtype) -> Params:
-    """A component's arrays on the device."""
-    abstract = abstract_params(checkpoint.components(config)[name], dtype)
-    return jax.tree.map(lambda x, stored: jnp.asarray(x, stored.dtype), host, abstract)
+def _put(x: np.ndarray, place: jax.ShapeDtypeStruct) -> jax.Array:
+    """An array on the host, the same in every process, as one on the mesh."""
+    return jax.make_array_from_callback(x.shape, place.sharding, lambda piece: x[piece].astype(place.dtype))
 
 
 def _local(folder: epath.Path) -> Path:

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
+from wan_jax import sharding
 from wan_jax.cache import enable_compilation_cache
 from wan_jax.errors import WanError
 from wan_jax.metrics import psnr, ssim
@@ -22,7 +24,12 @@ from wan_jax.video_io import check_output, export_to_video, read_video
 
 
 def reconstruct_file(
-    src: str | os.PathLike, dst: str | os.PathLike, model: str, dtype: Any = None, max_frames: int | None = None
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    model: str,
+    dtype: Any = None,
+    max_frames: int | None = None,
+    mesh: Mesh | str | None = None,
 ) -> dict[str, Any]:
     """Encodes and decodes `src` into `dst`, which has the same frames, size and rate.
 
@@ -32,6 +39,7 @@ def reconstruct_file(
         model: whose autoencoder; see `WanPipeline.from_pretrained`.
         dtype: of the autoencoder; None is float32, and bfloat16 on TPU.
         max_frames: stop after so many.
+        mesh: the devices to share the work; see `WanPipeline.from_pretrained`.
 
     Returns:
         a dict of `out`, `frames`, `psnr` (dB) and `ssim`, both averaged over frames, and `fps`, frames per second.
@@ -45,7 +53,8 @@ def reconstruct_file(
     enable_compilation_cache()
     video = read_video(src)
     dtype = parse_dtype(dtype or default_vae_dtype())
-    config, params = load_vae(model, dtype)
+    mesh = sharding.as_mesh(mesh)
+    config, params = load_vae(model, dtype, mesh)
     vae = VAE21(config.vae, dtype)
 
     pixels = _pieces(itertools.islice(video, max_frames), config.vae.temporal_factor, config.vae.spatial_factor)
@@ -62,7 +71,8 @@ def reconstruct_file(
             yield after
 
     started = time.monotonic()
-    export_to_video(measured(), dst, video.fps, {"model": model, "source": os.path.basename(src)})
+    with jax.set_mesh(mesh):
+        export_to_video(measured(), dst, video.fps, {"model": model, "source": os.path.basename(src)})
     return {
         "out": str(dst),
         "frames": len(psnrs),
@@ -87,4 +97,4 @@ def _pieces(frames: Iterable[UInt8["h w c"]], temporal: int, spatial: int) -> It
 def _frames(chunks: Iterable[jax.Array]) -> Iterator[np.ndarray]:
     """Chunks of [1 f h w 3] in [-1, 1] as single frames [h w 3] in [0, 1]."""
     for chunk in chunks:
-        yield from np.clip(np.asarray(chunk)[0] / 2 + 0.5, 0, 1)
+        yield from np.clip(sharding.to_host(chunk)[0] / 2 + 0.5, 0, 1)

@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 import wan_jax
+from wan_jax import executables, sharding
 from wan_jax.cache import enable_compilation_cache
 from wan_jax.conditioning import Conditioning
-from wan_jax.config import UMT5Config, WanConfig
 from wan_jax.diffusion import sampling
 from wan_jax.diffusion.guidance import is_guided, prompt_batch
 from wan_jax.diffusion.solvers import SolverState, make_steps
@@ -24,13 +25,13 @@ from wan_jax.errors import WanError
 from wan_jax.experts import Segment, segments
 from wan_jax.frames import Frames
 from wan_jax.models import streaming
-from wan_jax.models.umt5 import UMT5Encoder
+from wan_jax.models.umt5 import encode_prompt
 from wan_jax.models.vae21 import VAE21
-from wan_jax.pipelines.loading import load
+from wan_jax.pipelines.loading import Model, load, open_model, weight_bytes
 from wan_jax.pipelines.request import Request
+from wan_jax.pipelines.startup import StartUp
 from wan_jax.precision import default_vae_dtype, parse_dtype
-from wan_jax.tokenizer import Tokenizer
-from wan_jax.typing import Bool, Float, Int, Params
+from wan_jax.typing import Float, Params
 
 
 @dataclass
@@ -48,15 +49,15 @@ class WanPipelineOutput:
 class WanPipeline:
     """A Wan model, ready to generate.  Make one with `from_pretrained`."""
 
-    def __init__(
-        self, config: WanConfig, params: dict[str, Params], tokenizer: Tokenizer, dtype, vae_dtype, fingerprint: str
-    ):
-        self.config = config
-        self.params = params  # by component: transformer, transformer_2, vae, text_encoder
-        self.tokenizer = tokenizer
+    def __init__(self, model: Model, dtype, vae_dtype, mesh: Mesh, startup: StartUp):
+        self.config = model.config
+        self.weights = load(model, dtype, vae_dtype, mesh)  # transformer, transformer_2, vae, text_encoder
+        self.tokenizer = model.tokenizer()
         self.dtype = jnp.dtype(dtype)
-        self.vae = VAE21(config.vae, jnp.dtype(vae_dtype))
-        self.fingerprint = fingerprint
+        self.vae = VAE21(self.config.vae, jnp.dtype(vae_dtype))
+        self.mesh = mesh
+        self._model = model
+        self._startup = startup
         self._progress_bar = {"disable": False}
 
     @classmethod
@@ -67,7 +68,7 @@ class WanPipeline:
         dtype: Any = "bfloat16",
         torch_dtype: Any = None,
         vae_dtype: Any = None,
-        mesh: jax.sharding.Mesh | None = None,
+        mesh: Mesh | str | None = None,
         cache_dir: str | None = None,
         verify: bool = False,
     ) -> "WanPipeline":
@@ -80,21 +81,39 @@ class WanPipeline:
             dtype: of the transformers and the text encoder; norms, modulation, time path and head stay in float32.
             torch_dtype: the same, under the name that Diffusers scripts use.
             vae_dtype: of the VAE; None is float32, and bfloat16 on TPU, where float32 costs six passes.
-            mesh: must be None: sharding over several devices is not supported yet.
+            mesh: the devices to share the work, from `wan_jax.make_mesh` or as "data=2,context=4" (see
+                `wan_jax.sharding`); None takes all accelerators.  For several hosts, call
+                `jax.distributed.initialize()` first.
             cache_dir: keep the converted checkpoint here and load it from here the next time.  Models from the hub are
                 always kept, by default in `~/.cache/wan_jax`.
-            verify: recompute the checkpoint's SHA-256 digests while loading.
+            verify: recompute the checkpoint's SHA-256 digests first.
+
+        The weights are read in the background, in the order of their use; a damaged one raises when it is needed.
 
         Raises:
-            WanError: there is no such model, or its files are incomplete, damaged or of another kind.
+            WanError: there is no such model, or its files are incomplete or of another kind.
         """
-        if mesh is not None:
-            raise WanError("mesh: sharding over several devices is not supported yet; leave it out")
+        startup = StartUp()
         enable_compilation_cache()
         dtype = parse_dtype(dtype if torch_dtype is None else torch_dtype)
         vae_dtype = parse_dtype(vae_dtype or default_vae_dtype())
-        loaded = load(os.fspath(model), dtype, vae_dtype, cache_dir=cache_dir, verify=verify)
-        return cls(loaded.config, loaded.params, loaded.tokenizer, dtype, vae_dtype, loaded.fingerprint)
+        found = open_model(os.fspath(model), dtype, cache_dir)
+        mesh = sharding.as_mesh(mesh, weight_bytes=weight_bytes(found.config, dtype, vae_dtype))
+        if verify:
+            found.verify()
+        return cls(found, dtype, vae_dtype, mesh, startup)
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change when any weight does."""
+        for name in self.weights:
+            _ = self.weights[name]  # PyTorch files tell only when they are read
+        return self._model.fingerprint()
+
+    @property
+    def first_step_s(self) -> float | None:
+        """Seconds from the start of `from_pretrained` to that of the first denoising step; None before it."""
+        return self._startup.first_step_s
 
     def __call__(
         self,
@@ -169,24 +188,28 @@ class WanPipeline:
             flow_shift=flow_shift,
             sigma_grid=sigma_grid,
         )
-        noise = self._noise(request, latents)
-        result = self._denoise(request, noise, self._conditioning(request), callback_on_step_end)
-        frames = np.asarray(_swap_channels(result)) if output_type == "latent" else self.decode(result)
+        with jax.set_mesh(self.mesh):
+            noise = self._noise(request, latents)
+            result = self._denoise(request, noise, self._conditioning(request), callback_on_step_end)
+            frames = sharding.to_host(_swap_channels(result)) if output_type == "latent" else self.decode(result)
         return WanPipelineOutput(frames, self._settings(request, latents is not None))
 
     def encode_prompts(self, prompts: list[str]) -> Float["b s d"]:
         """umT5 states of 512 tokens each, zero after the end of the text."""
         ids, mask = self.tokenizer(prompts)
-        encode = partial(_encode_prompt, self.params["text_encoder"], config=self.config.text_encoder, dtype=self.dtype)
-        # One text at a time, so that every batch size runs the same program, and equal texts are encoded once.
-        states = {text: encode(ids[i : i + 1], mask[i : i + 1]) for i, text in enumerate(prompts)}
-        return jnp.concatenate([states[text] for text in prompts])
+        static = {"config": self.config.text_encoder, "dtype": self.dtype}
+        encode = partial(executables.call, encode_prompt, static, params=self._params("text_encoder"))
+        with jax.set_mesh(self.mesh):
+            # One text at a time, so that every batch size runs the same program, and equal texts are encoded once.
+            states = {text: encode(ids=ids[i : i + 1], mask=mask[i : i + 1]) for i, text in enumerate(prompts)}
+            return jnp.concatenate([states[text] for text in prompts])
 
     def decode(self, latents: Float["b f h w c"]) -> Frames:
         """Latents to frames in [0, 1], a latent frame at a time."""
-        chunks = streaming.decode_chunks(self.vae, self.params["vae"], latents)
-        frames = np.concatenate([np.asarray(_to_unit_range(chunk)) for chunk in chunks], axis=1)
-        return Frames(frames, self.config.sampling.fps)
+        with jax.set_mesh(self.mesh):
+            chunks = streaming.decode_chunks(self.vae, self.weights["vae"], latents)
+            frames = [sharding.to_host(_to_unit_range(chunk)) for chunk in chunks]
+        return Frames(np.concatenate(frames, axis=1), self.config.sampling.fps)
 
     def to(self, *_, **__) -> "WanPipeline":
         """Does nothing: JAX has placed the weights already.  For Diffusers scripts."""
@@ -222,7 +245,7 @@ class WanPipeline:
         schedule, steps = make_steps(
             request.solver, request.num_inference_steps, request.flow_shift, request.sigma_grid
         )
-        state = SolverState.init(noise)
+        state = _begin(noise)
         watched = callback is not None or not self._progress_bar["disable"]
         with tqdm(total=len(schedule), unit="step", **self._progress_bar) as bar:
             for segment in segments(schedule.timesteps, self.config.boundary_ratio):
@@ -230,9 +253,12 @@ class WanPipeline:
                 advance = self._expert(request, segment, conditioning, steps)
                 if not watched:
                     state = advance(state, segment.start, segment.stop)
+                    self._startup.first_step(bar)
                     continue
                 for i in range(segment.start, segment.stop):
-                    state = jax.block_until_ready(advance(state, i, i + 1))
+                    state = advance(state, i, i + 1)
+                    self._startup.first_step(bar)
+                    jax.block_until_ready(state)
                     if callback is not None:
                         state = self._call_back(callback, i, int(schedule.timesteps[i]), state)
                     bar.update()
@@ -240,17 +266,26 @@ class WanPipeline:
 
     def _expert(self, request: Request, segment: Segment, conditioning: Conditioning, steps) -> Callable:
         """The function (state, start, stop) → state of one expert, with the text already projected for it."""
-        params = self.params[self.config.transformers[segment.expert]]
+        params = self._params(self.config.transformers[segment.expert])
         scale = request.guidance_scales[segment.expert]
         static = {"config": self.config.transformer, "dtype": self.dtype}
         batch = prompt_batch(conditioning.text, conditioning.negative_text, scale)
-        text = sampling.encode_text(params, batch, **static)
-        scale = scale if is_guided(scale) else None
+        text = executables.call(sampling.encode_text, static, params=params, text=batch)
+        run = partial(
+            executables.call,
+            sampling.denoise,
+            static,
+            params=params,
+            text=text,
+            steps=steps,
+            guidance_scale=scale if is_guided(scale) else None,
+        )
+        return lambda state, start, stop: run(state=state, start=start, stop=stop)
 
-        def advance(state: SolverState, start: int, stop: int) -> SolverState:
-            return sampling.denoise(params, state, text, steps, start, stop, scale, **static)
-
-        return advance
+    def _params(self, component: str) -> Params:
+        """The weights of a component, once they are there."""
+        with self._startup.loading():
+            return self.weights[component]
 
     def _expert_name(self, segment: Segment) -> str:
         return "denoise" if self.config.boundary_ratio is None else ("high noise", "low noise")[segment.expert]
@@ -259,7 +294,8 @@ class WanPipeline:
         answer = callback(self, step, timestep, {"latents": _swap_channels(state.sample)}) or {}
         if "latents" not in answer:
             return state
-        return state.replace(sample=jnp.moveaxis(jnp.array(answer["latents"], jnp.float32), 1, -1))
+        sample = jnp.moveaxis(jnp.array(answer["latents"], jnp.float32), 1, -1)
+        return state.replace(sample=jax.device_put(sample, state.sample.sharding))
 
     def _settings(self, request: Request, given_latents: bool) -> list[dict[str, Any]]:
         shared = {
@@ -279,9 +315,9 @@ class WanPipeline:
         ]
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"))
-def _encode_prompt(params: Params, ids: Int["b s"], mask: Bool["b s"], *, config: UMT5Config, dtype) -> Float["b s d"]:
-    return UMT5Encoder(config, dtype).apply({"params": params}, ids, mask)
+@jax.jit
+def _begin(noise: Float["b f h w c"]) -> SolverState:
+    return jax.tree.map(sharding.constrain_latents, SolverState.init(noise))
 
 
 @jax.jit

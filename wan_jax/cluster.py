@@ -1,0 +1,23 @@
+"""The processes of a pod slice as one machine."""
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def join_cluster():
+    """Calls `jax.distributed.initialize()` where JAX can find out the rest: on TPU hosts, Slurm and Open MPI.
+
+    JAX asks the machine's metadata server, which a laptop does not have; so it is asked only where something speaks
+    for a cluster.  Colab's single TPU has no such server either.
+    """
+    tasks = max(int(os.environ.get(name, 1)) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    on_tpu_host = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
+    if (tasks > 1 or on_tpu_host) and "COLAB_RELEASE_TAG" not in os.environ:
+        jax.distributed.initialize()
+
+
+def is_leader() -> bool:
+    """Whether this process writes what all of them know."""
+    return jax.process_index() == 0
