@@ -11,12 +11,14 @@ ROOT = pathlib.Path(__file__).parents[1] / "wan_jax"
 # Each may import from those before it in the list, and from its own package.
 LAYERS = [
     {"errors", "typing"},
-    {"config", "precision", "cache", "sharding", "chips"},
+    {"config", "precision", "cache", "cluster", "compiler", "executables", "sharding", "chips"},
+    {"kernels"},
     {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "frames", "metrics"},
     {"models"},
     {"diffusion", "placeholder"},
     {"experts", "conditioning"},
     {"pipelines"},
+    {"plan"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -36,6 +36,7 @@ def generate(
     shift: Annotated[float | None, _flag("S")] = None,
     negative_prompt: Annotated[str | None, _flag("TEXT", "Wan's own")] = None,
     dtype: Annotated[str | None, _flag("NAME", "bfloat16; float32 on CPU")] = None,
+    mesh: Annotated[str | None, _flag("AXES", "all accelerators")] = None,
     out: Annotated[str, _flag("FILE", "out.mp4")] = "out.mp4",
     source: Annotated[str | None, _flag("FILE", "none", name="from")] = None,
     metadata: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: written)")] = True,
@@ -61,12 +62,14 @@ def generate(
         shift: how far the steps lean towards high noise.
         negative_prompt: what to avoid.
         dtype: of the weights: bfloat16, float16 or float32.
+        mesh: how to share the work among devices, such as data=2,context=4 (axes: data, fsdp, context, tensor).
         out: .mp4, .webp or .gif, or a folder for .png files.
         source: repeat the settings stored in this video; other options change them.
         metadata: store prompt, seed and settings in the video.
         json: print the result as JSON.
     """
     from wan_jax import placeholder, video_io
+    from wan_jax.cluster import is_leader
     from wan_jax.pipelines.loading import read_config
     from wan_jax.pipelines.request import Request
 
@@ -99,8 +102,8 @@ def generate(
     video_io.check_output(out)
     Request.make(read_config(model), **options)
     started = time.monotonic()
-    pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"))
-    if settings.get("checkpoint", pipe.fingerprint) != pipe.fingerprint:
+    pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"), mesh)
+    if "checkpoint" in settings and settings["checkpoint"] != pipe.fingerprint:  # which waits for all weights
         print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
     loaded = time.monotonic()
     result = pipe(**options)
@@ -108,11 +111,14 @@ def generate(
     if model == placeholder.NAME:
         made["note"] = placeholder.NOTE
         print(f"note: {placeholder.NOTE}", file=sys.stderr)
+    if not is_leader():
+        return
     video_io.export_to_video(result.frames[0], out, metadata=made if metadata else None)
     _report(
         {
             "out": out,
             "load_s": round(loaded - started, 2),
+            "first_step_s": round(pipe.first_step_s, 2),
             "generate_s": round(time.monotonic() - loaded, 2),
             "settings": made,
         },
@@ -129,6 +135,7 @@ def reconstruct(
     model: Annotated[str | None, _flag("DIR|HUB_ID|NAME", "a small untrained placeholder")] = None,
     frames: Annotated[int | None, _flag("N", "all")] = None,
     dtype: Annotated[str | None, _flag("NAME", "float32; bfloat16 on TPU")] = None,
+    mesh: Annotated[str | None, _flag("AXES", "all accelerators")] = None,
     json: Switch = False,
 ):
     """Sends a video through the autoencoder and back, and measures what was lost.
@@ -143,22 +150,71 @@ def reconstruct(
         model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
         frames: stop after so many frames.
         dtype: of the autoencoder.
+        mesh: how to share the work among devices, such as context=8.
         json: print the result as JSON.
     """
     from wan_jax import placeholder
     from wan_jax.pipelines.reconstruct import reconstruct_file
 
-    report = reconstruct_file(src, dst, model or placeholder.NAME, dtype, frames)
+    report = reconstruct_file(src, dst, model or placeholder.NAME, dtype, frames, mesh)
     _report(
         report, "{out}: {frames} frames, PSNR {psnr:.2f} dB, SSIM {ssim:.4f}, {fps:.1f} frames/s".format(**report), json
     )
+
+
+def plan(
+    *,
+    topology: Annotated[str, tyro.conf.arg(metavar="CHIP:AxB")],
+    model: Annotated[str, tyro.conf.arg(metavar="DIR|HUB_ID|NAME")] = "wan22_t2v_a14b",
+    mesh: Annotated[str | None, _flag("AXIS=N,…", "the pipeline's own choice")] = None,
+    size: Annotated[str | None, _flag("WxH")] = None,
+    frames: Annotated[int | None, _flag("N")] = None,
+    steps: Annotated[int | None, _flag("N")] = None,
+    all: Switch = False,
+    json: Switch = False,
+):
+    """Tells whether a job fits a TPU slice and how long it should take.  Needs libtpu, but no TPU.
+
+    The real TPU compiler compiles the programs of a video; nothing runs.  Times are modelled, not measured.
+
+    python -m wan_jax plan --topology v6e:2x4 --size 1280x720
+
+    python -m wan_jax plan --topology v5e:4x4 --mesh data=2,context=8 --size 832x480 --json
+
+    Args:
+        topology: the slice: v5e:4x4, v6e:2x4, v5p:2x2x4, …
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
+        mesh: sizes of the axes data, fsdp, context and tensor, such as data=2,context=4.
+        size: width and height in pixels, multiples of 16.
+        frames: number of frames, 4n + 1.
+        steps: denoising steps.
+        all: compare the meshes of the slice.
+        json: print the result as JSON.
+    """
+    from wan_jax.plan.topology import parse_topology, prepare
+
+    chips = parse_topology(topology)
+    width, height = _size(size) if size else (None, None)
+    prepare()  # before JAX starts
+
+    from wan_jax.pipelines.loading import read_config
+    from wan_jax.pipelines.request import Request
+    from wan_jax.plan.report import plan as make_plan
+    from wan_jax.plan.table import format_report
+
+    config = read_config(model)
+    video = {"height": height, "width": width, "num_frames": frames, "num_inference_steps": steps}
+    own = dict.fromkeys(("guidance_scale", "guidance_scale_2", "flow_shift"))
+    request = Request.make(config, "", None, **video, **own, seed=0, solver="unipc", sigma_grid="wan")
+    report = make_plan(config, request, chips, mesh, compare=all)
+    _report(report, format_report(report), json)
 
 
 def main(args: list[str] | None = None):
     """Runs one command; `args` defaults to the process's own."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"generate": generate, "reconstruct": reconstruct},
+            {"generate": generate, "reconstruct": reconstruct, "plan": plan},
             prog="python -m wan_jax",
             description="Wan video generation in JAX.  Try: python -m wan_jax generate --help",
             args=args,
@@ -170,14 +226,16 @@ def main(args: list[str] | None = None):
         sys.exit(130)
 
 
-def _pipeline(model: str, dtype: str | None, vae_dtype: str | None):
+def _pipeline(model: str, dtype: str | None, vae_dtype: str | None, mesh: str | None):
     import jax
 
     from wan_jax import WanPipeline
+    from wan_jax.cluster import join_cluster
 
+    join_cluster()
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return WanPipeline.from_pretrained(model, dtype=dtype, vae_dtype=vae_dtype)
+    return WanPipeline.from_pretrained(model, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh)
 
 
 def _stored_settings(path: str) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""Which meshes of a slice are worth a compilation, and in which order."""
+
+import jax
+from jax.sharding import Mesh
+
+from wan_jax import sharding
+from wan_jax.checkpoint import components
+from wan_jax.chips import Chip
+from wan_jax.plan.programs import Job
+
+_MOST_TENSOR = 4  # two reductions of all activations a block: never the fastest, but it needs no weights gathered
+
+
+def mesh_text(mesh: Mesh) -> str:
+    """As `--mesh` takes it: the axes of more than one device."""
+    return ",".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "data=1"
+
+
+def candidates(job: Job, devices: list[jax.Device]) -> list[Mesh]:
+    """The sensible meshes of `devices`, the one that should be fastest first.
+
+    The two predictions of a guided step side by side or not; the rest of the chips on the tokens, or a few of them on
+    the heads.  (Weights are cut over context as over fsdp, so the planner leaves fsdp out.)
+    """
+    heads, count = job.config.transformer.num_attention_heads, len(devices)
+    return [
+        sharding.make_mesh(data=data, context=count // data // tensor, tensor=tensor, devices=devices)
+        for tensor in (1, 2, _MOST_TENSOR)
+        for data in ((2, 1) if job.predictions == 2 else (1,))
+        if count % (data * tensor) == 0 and heads % tensor == 0
+    ]
+
+
+def holds_weights(job: Job, chip: Chip) -> bool:
+    """Whether all components of the model together leave any room on a chip."""
+    return sum(map(job.weight_bytes, components(job.config))) < chip.hbm_gib * 2**30

@@ -1,0 +1,160 @@
+"""The programs that make a video, compiled as the pipeline runs them."""
+
+import re
+import time
+from dataclasses import dataclass
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from wan_jax import checkpoint, compiler, sharding
+from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig
+from wan_jax.diffusion import sampling
+from wan_jax.diffusion.guidance import is_guided
+from wan_jax.diffusion.solvers import SolverState, make_steps
+from wan_jax.errors import WanError
+from wan_jax.models import abstract_params, streaming, umt5
+from wan_jax.models.dit import PATCH
+from wan_jax.models.space import strip_spec
+from wan_jax.models.vae21 import VAE21
+from wan_jax.pipelines.request import Request
+from wan_jax.tokenizer import TEXT_LENGTH
+from wan_jax.typing import Params
+
+DTYPE = jnp.dtype(jnp.bfloat16)  # what the pipeline takes for everything on a TPU
+_FUNCTIONS = {"text_encoder": "encode_prompt", "denoise": "denoise", "vae_decode": "vae_step"}
+PROGRAMS = tuple(_FUNCTIONS)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program.  Bytes are of one device.
+
+    One that needs more memory than the device has is refused by the compiler, which only says how much: then `text`,
+    `argument_bytes` and `temp_bytes` are None.
+    """
+
+    compile_s: float
+    peak_bytes: float
+    argument_bytes: int | None = None
+    temp_bytes: int | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video to make on a mesh of devices that need not be there."""
+
+    config: WanConfig
+    request: Request
+    mesh: Mesh
+
+    def compile(self, name: str) -> Program:
+        """Compiles one of `PROGRAMS`.
+
+        Raises:
+            WanError: the compiler fails, for another reason than memory.
+        """
+        started = time.monotonic()
+        try:
+            lowered = getattr(self, name)()
+            started = time.monotonic()
+            compiled = compiler.compile(lowered, self.mesh.devices.flat[0].device_kind, _FUNCTIONS[name])
+            compile_s, text = time.monotonic() - started, compiled.as_text()
+        except jax.errors.JaxRuntimeError as error:
+            needed = re.search(r"Ran out of memory on HBM.*?required.*?\(([\d.]+)([KMGT]?)\)", str(error))
+            if needed is None:
+                raise WanError(f"{name}: the TPU compiler fails: {str(error).splitlines()[0]}") from error
+            return Program(time.monotonic() - started, float(needed[1]) * _UNITS[needed[2]])
+        memory = compiled.memory_analysis()
+        return Program(
+            compile_s,
+            memory.peak_memory_in_bytes,
+            memory.argument_size_in_bytes,
+            memory.temp_size_in_bytes,
+            text,
+        )
+
+    def text_encoder(self) -> jax.stages.Lowered:
+        """One prompt."""
+        params, config = self.params("text_encoder"), self.config.text_encoder
+        ids, mask = np.zeros((1, TEXT_LENGTH), np.int32), np.zeros((1, TEXT_LENGTH), bool)
+        with jax.set_mesh(self.mesh):
+            return umt5.encode_prompt.lower(params, ids, mask, config=config, dtype=DTYPE)
+
+    def denoise(self) -> jax.stages.Lowered:
+        """One step with one expert; both predictions if it is guided."""
+        request, static = self.request, {"config": self.config.transformer, "dtype": DTYPE}
+        params = self.params(self.config.transformers[0])
+        scale = request.guidance_scale if self.predictions > 1 else None
+        texts = (self.predictions * len(request.prompt), TEXT_LENGTH, self.config.transformer.text_dim)
+        _, steps = make_steps(request.solver, request.num_inference_steps, request.flow_shift, request.sigma_grid)
+        with jax.set_mesh(self.mesh):
+            encode_text = partial(sampling.encode_text, **static)
+            text = jax.eval_shape(encode_text, params, jax.ShapeDtypeStruct(texts, jnp.float32))
+            text = jax.tree.map(lambda x: self._on_mesh(x, sharding.text_spec(x.shape)), text)
+            state = SolverState(*4 * [self._latents()])
+            return sampling.denoise.lower(params, state, text, steps, 0, 1, scale, **static)
+
+    def vae_decode(self) -> jax.stages.Lowered:
+        """A latent frame after the first."""
+        vae, params = VAE21(self.config.vae, DTYPE), self.params("vae")
+        with jax.set_mesh(self.mesh):
+            frame = self._latents(frames=1)
+            _, cache = jax.eval_shape(partial(streaming.vae_step, vae, method="decode", cache=None), params, frame)
+            cache = jax.tree.map(lambda x: self._on_mesh(x, strip_spec(self.mesh)), cache)
+            return streaming.vae_step.lower(vae, params, frame, cache, "decode")
+
+    @property
+    def predictions(self) -> int:
+        """Of a video in one step: with and without the prompt if it is guided."""
+        return 2 if is_guided(self.request.guidance_scale) else 1
+
+    def params(self, component: str) -> Params:
+        """The shapes of a component's parameters and where the pipeline keeps them."""
+        return sharding.place(_shapes(checkpoint.components(self.config)[component]), self.mesh)
+
+    def weight_bytes(self, component: str) -> int:
+        """What a component takes of each device."""
+        return sum(
+            int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(self.params(component))
+        )
+
+    def denoise_flops(self) -> float:
+        """Useful operations of a step on each device: products of matrices, without any padding."""
+        config = self.config.transformer
+        n, c, m = self._tokens, config.dim, config.ffn_dim
+        linear = 2 * (6 * c * c + 2 * c * m)  # q, k, v, o; q, o of the cross-attention; feed-forward
+        cross = 4 * TEXT_LENGTH * c
+        sequences = self.predictions * len(self.request.prompt) * config.num_layers / self.mesh.size
+        return sequences * n * (linear + cross) + 4 * config.attention_head_dim * self.attention_pairs()
+
+    def attention_pairs(self) -> float:
+        """Queries times keys of all heads, layers and predictions of a step, on each device."""
+        config = self.config.transformer
+        sequences = self.predictions * len(self.request.prompt) * config.num_layers / self.mesh.size
+        return sequences * config.num_attention_heads * self._tokens**2
+
+    @property
+    def _tokens(self) -> int:
+        _, frames, height, width, _ = self.request.latent_shape(self.config)
+        return frames * height * width // PATCH**2
+
+    def _latents(self, frames: int | None = None) -> jax.ShapeDtypeStruct:
+        batch, all_frames, *rest = self.request.latent_shape(self.config)
+        shape = (batch, frames or all_frames, *rest)
+        return self._on_mesh(jax.ShapeDtypeStruct(shape, jnp.float32), sharding.latent_spec(shape))
+
+    def _on_mesh(self, x: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
+
+
+@cache
+def _shapes(config: DiTConfig | VAEConfig | UMT5Config) -> Params:
+    """Of a component's parameters: to trace an initialisation takes a second, and they are asked for often."""
+    return abstract_params(config, DTYPE)
