@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 PROMPT ?= a red ball rolls over grass
 OUT ?= out.mp4
 
-.PHONY: video test parity lint clean
+.PHONY: video test parity tpu lint clean
 
 video: $(VENV)/.user  ## a video from PROMPT, written to OUT
 	$(BIN)/python -m wan_jax generate --prompt "$(PROMPT)" --out "$(OUT)"
@@ -15,6 +15,9 @@ test: $(VENV)/.test  ## what needs no PyTorch
 
 parity: $(VENV)/.parity  ## the comparisons with PyTorch and Diffusers
 	$(BIN)/python -m pytest tests/parity
+
+tpu: $(VENV)/.tpu  ## what needs the TPU compiler, but no TPU
+	$(BIN)/python -m pytest -m libtpu
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -36,4 +39,8 @@ $(VENV)/.test: requirements-test.txt requirements.txt | $(BIN)/python
 
 $(VENV)/.parity: requirements-parity.txt requirements-test.txt requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements-parity.txt
+	touch $@ $(VENV)/.test $(VENV)/.user
+
+$(VENV)/.tpu: requirements-tpu.txt requirements-test.txt requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements-tpu.txt
 	touch $@ $(VENV)/.test $(VENV)/.user
