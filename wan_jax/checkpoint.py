@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,6 +45,9 @@ _CLASSES = {
 
 # Orbax warns of each checkpoint that is not in its own one-file format; `_saving` says why ours are not.
 logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in record.getMessage())
+
+# Orbax numbers its operations in one counter for all threads; weights may be restored while others are saved.
+_ONE_AT_A_TIME = threading.Lock()
 
 # Chunks are replaced by rename, so a killed process leaves whole ones.  They are not flushed to the disk one by one:
 # after a power cut the checksums tell.
@@ -143,7 +147,8 @@ def restore(folder: epath.PathLike, abstract: Mapping) -> Params:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here), abstract
     )
     try:
-        return ocp.load(folder, abstract)
+        with _ONE_AT_A_TIME:
+            return ocp.load(folder, abstract)
     except Exception:  # Orbax raises bare ones, with pages of text about one of many arrays that it was reading
         for path, layer, _ in _layers(folder):
             read_array(folder, path, layer)  # raises for the damaged one
@@ -229,7 +234,7 @@ def create(folder: epath.PathLike, config: DiTConfig | VAEConfig | UMT5Config, s
         if leftover.exists():
             leftover.rmtree()
     index = {path: np.zeros((1,) * len(x.shape), x.dtype) for path, x in shapes.items()}
-    with _saving():
+    with _ONE_AT_A_TIME, _saving():
         ocp.save(folder, unflatten_dict(index, sep="/"))
     for path, x in shapes.items():
         metadata = {

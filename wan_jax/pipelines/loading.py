@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,14 +47,14 @@ class Model(Protocol):
 class Weights(Mapping[str, Params]):
     """Parameters by component, read in the background in the order of their use; asking for one waits for it.
 
-    So the text is encoded and the first expert works while the second is still on its way.
+    One after the other: the arrays of each are read in parallel, and what is used first is there first.  So the text
+    is encoded and the first expert works while the second is still on its way.
     """
 
     def __init__(self, model: Model, dtypes: Mapping[str, np.dtype], mesh: Mesh):
         for name in dtypes:
             model.check(name)
-        # Several processes have to read in one order: each waits for the others.
-        pool = ThreadPoolExecutor(1 if jax.process_count() > 1 else 2, thread_name_prefix="restore")
+        pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
         self._futures = {name: pool.submit(model.read, name, dtype, mesh) for name, dtype in dtypes.items()}
         pool.shutdown(wait=False)
 
@@ -161,18 +160,16 @@ class _TorchModel:
         self._source = open_source(name)
         self.config: WanConfig = self._source.config
         self._digests: dict[str, str] = {}
-        self._alone = threading.Lock()  # one component at a time: each is in host memory whole
 
     def check(self, name: str):
         """The conversion checks for itself, as it reads."""
 
     def read(self, name: str, dtype, mesh: Mesh) -> Params:
         abstract = abstract_params(checkpoint.components(self.config)[name], dtype)
-        with self._alone:
-            host = self._source.read(name, dtype)
-            digests = "".join(map(checkpoint.digest, jax.tree.leaves(host)))
-            self._digests[name] = hashlib.sha256(digests.encode()).hexdigest()
-            return jax.tree.map(_put, host, sharding.place(abstract, mesh))
+        host = self._source.read(name, dtype)
+        digests = "".join(map(checkpoint.digest, jax.tree.leaves(host)))
+        self._digests[name] = hashlib.sha256(digests.encode()).hexdigest()
+        return jax.tree.map(_put, host, sharding.place(abstract, mesh))
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer(self._source.read_tokenizer())
