@@ -134,6 +134,10 @@ def is_tpu() -> bool:
     return device_kind().startswith("TPU")
 
 
+def is_nvidia() -> bool:
+    return device_kind().startswith("NVIDIA")
+
+
 def split(batch: int) -> Split:
     """How activations of this batch size are cut on the ambient mesh."""
     mesh = ambient_mesh()

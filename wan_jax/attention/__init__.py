@@ -43,39 +43,27 @@ def self_attention(
     On a mesh, arrays are cut as `sharding.split` says, and n must divide by the parts of the sequence: pad at the end.
     """
     length = None if length == q.shape[1] else length
-    mesh = sharding.ambient_mesh()
-    if mesh is None:
-        return _kernel(q, heads)(q, k, v, heads, length)[0]
-    split = sharding.split(q.shape[0])
-    features, heads = _features(heads, mesh)
-    spec = P(split.batch, split.sequence, features)
+    split, features = sharding.split(q.shape[0]), sharding.dividing("tensor", heads)
+    spec, width = P(split.batch, split.sequence, features), q.shape[-1] // heads
 
     def attend(q, k, v):
-        return _attend_in_pieces(q, k, v, heads, length, split.sequence)
+        return _attend_in_pieces(q, k, v, q.shape[-1] // width, length, split.sequence)
 
-    return jax.shard_map(attend, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(q, k, v)
+    return sharding.shard_map(attend, in_specs=(spec, spec, spec), out_specs=spec)(q, k, v)
 
 
 @typechecked
 def cross_attention(q: Float["b n c"], k: Float["b s c"], v: Float["b s c"], heads: int) -> Float["b n c"]:
     """Attention of every token to a short text, which each device has whole; n as for `self_attention`."""
-    mesh = sharding.ambient_mesh()
-    if mesh is None:
-        return _kernel(q, heads)(q, k, v, heads, None)[0]
-    split = sharding.split(q.shape[0])
-    features, heads = _features(heads, mesh)
+    split, features = sharding.split(q.shape[0]), sharding.dividing("tensor", heads)
     video, text = P(split.batch, split.sequence, features), P(split.batch, None, features)
+    width = q.shape[-1] // heads
 
     def attend(q, k, v):
-        return _kernel(q, heads)(q, k, v, heads, None)[0]
+        local_heads = q.shape[-1] // width
+        return _kernel(q, local_heads)(q, k, v, local_heads, None)[0]
 
-    return jax.shard_map(attend, in_specs=(video, text, text), out_specs=video, check_vma=False)(q, k, v)
-
-
-def _features(heads: int, mesh) -> tuple[str | None, int]:
-    """The mesh axis over which features are cut, and the heads on each device; heads are never cut."""
-    parts = mesh.shape["tensor"]
-    return ("tensor", heads // parts) if heads % parts == 0 else (None, heads)
+    return sharding.shard_map(attend, in_specs=(video, text, text), out_specs=video)(q, k, v)
 
 
 def _attend_in_pieces(q, k, v, heads: int, length: int | None, axes: tuple[str, ...]):
@@ -97,9 +85,8 @@ def _attend_in_pieces(q, k, v, heads: int, length: int | None, axes: tuple[str, 
 
 def _kernel(q, heads: int, merged: bool = False) -> Callable:
     """The kernel for these queries; `merged` says that its results are partial, and their sums needed."""
-    kind = sharding.device_kind()
-    if "TPU" in kind and q.shape[-1] // heads % 128 == 0:
+    if sharding.is_tpu() and q.shape[-1] // heads % 128 == 0:
         return flash_attention
-    if "NVIDIA" in kind and q.dtype in (jnp.bfloat16, jnp.float16) and not merged:
+    if sharding.is_nvidia() and q.dtype in (jnp.bfloat16, jnp.float16) and not merged:
         return cudnn_attention
     return chunked_attention

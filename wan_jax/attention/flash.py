@@ -21,7 +21,7 @@ def flash_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _flash(heads, q, k, v, length):
-    return flash_forward(q, k, v, heads, length, interpret=_interpret())
+    return flash_forward(q, k, v, heads, length, interpret=not sharding.is_tpu())
 
 
 def _forward(heads, q, k, v, length):
@@ -31,11 +31,7 @@ def _forward(heads, q, k, v, length):
 
 def _backward(heads, saved, gradients):
     q, k, v, out, lse, length = saved
-    return *flash_backward(q, k, v, out, lse, *gradients, length, interpret=_interpret()), None
+    return *flash_backward(q, k, v, out, lse, *gradients, length, interpret=not sharding.is_tpu()), None
 
 
 _flash.defvjp(_forward, _backward)
-
-
-def _interpret() -> bool:
-    return "TPU" not in sharding.device_kind()

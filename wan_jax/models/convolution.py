@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from wan_jax import sharding
 from wan_jax.models import space
 from wan_jax.precision import matmul_precision
-from wan_jax.sharding import device_kind
 from wan_jax.typing import Float, typechecked
 
 _CHANNELS = 3  # of [f h w c]
@@ -53,7 +53,7 @@ def convolve(
     which is two thirds of a 3-D one's modelled cycles.  CPUs want frames there: few channels, as in small models, run
     six times as fast.  The sum is a loop, since XLA compiles every convolution for seconds.
     """
-    if device_kind().startswith("NVIDIA"):
+    if sharding.is_nvidia():
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -62,7 +62,7 @@ def convolve(
             dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
             precision=matmul_precision(x.dtype),
         )
-    axis = 2 if device_kind().startswith("TPU") else 0
+    axis = 2 if sharding.is_tpu() else 0
     plane = [i for i in range(3) if i != axis]
     layout = (axis, _CHANNELS, *plane)
     numbers = lax.ConvDimensionNumbers(lhs_spec=layout, rhs_spec=(3, 2, 0, 1), out_spec=layout)
