@@ -23,8 +23,9 @@ from pathlib import Path
 import tyro
 
 from wan_jax.attention import tiles as table
+from wan_jax.plan import topology
 
-TOPOLOGIES = {"v5e": ("v5e:1x1", "v5litepod-8"), "v5p": ("v5p:1x1x1", "v5p-8"), "v6e": ("v6e:1x1", "v6e-8")}
+TOPOLOGIES = {"v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
 _V5 = ("1024x512", "1024x2048", "1024x3584", "1024x4096", "2048x512", "2048x1024", "2048x2048")
 _V6 = (
     "1280x3584",
@@ -68,30 +69,21 @@ def main(generations: tuple[str, ...] = tuple(TOPOLOGIES), tiles: tuple[str, ...
 def measure(generation: str, tiles: tuple[str, ...]) -> list[dict[str, int]]:
     """The table's entries for one chip."""
     with tempfile.TemporaryDirectory() as dump:
-        prepare(generation, dump)
+        prepare(dump)
         return [measure_tile(generation, *map(int, tile.split("x")), Path(dump)) for tile in tiles]
 
 
-def prepare(generation: str, dump: str):
+def prepare(dump: str):
     """Makes libtpu compile for a chip that is not there and dump its schedules; before JAX starts."""
-    os.environ |= {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": TOPOLOGIES[generation][1],
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true",
-    }
+    topology.prepare()
+    os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true"
 
 
 def topology_sharding(generation: str):
     """Puts arrays on that chip."""
     import jax
-    from jax.experimental import topologies
 
-    name = TOPOLOGIES[generation][0]
-    chip = topologies.get_topology_desc(platform="tpu", topology_name=name, chips_per_host_bounds=[1, 1, 1])
-    return jax.sharding.SingleDeviceSharding(chip.devices[0])
+    return jax.sharding.SingleDeviceSharding(topology.parse_topology(TOPOLOGIES[generation]).devices[0])
 
 
 def measure_tile(generation: str, q: int, kv: int, dump: Path) -> dict[str, int]:

@@ -28,7 +28,7 @@ def main(generations: tuple[str, ...] = tuple(TOPOLOGIES)):
 def measure(generation: str) -> dict[str, float]:
     """Bundles per 1024 elements of each kernel."""
     with tempfile.TemporaryDirectory() as dump:
-        prepare(generation, dump)
+        prepare(dump)
         _compile_all(generation)
         return {kind: _bundles(Path(dump), kind) for kind in ("layernorm", "qkrope", "qknorm", "relayout")}
 

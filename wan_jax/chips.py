@@ -24,6 +24,7 @@ class Chip:
         hbm_bandwidth: bytes a second.
         link_bandwidth: bytes a second over one link to a neighbour, in one direction.
         vmem_mib: of one core.
+        cores: that share the grid of a kernel.
         wrap: a slice whose every axis is a multiple of this many chips is a torus; others end at their edges.
         pod: chips along each axis of the largest slice.
     """
@@ -36,6 +37,7 @@ class Chip:
     hbm_bandwidth: float
     link_bandwidth: float
     vmem_mib: int
+    cores: int
     wrap: int
     pod: tuple[int, ...]
 
@@ -52,6 +54,7 @@ CHIPS = {
             hbm_bandwidth=800e9,
             link_bandwidth=50e9,  # 400 GB/s in both directions of 4 links
             vmem_mib=128,
+            cores=1,
             wrap=16,
             pod=(16, 16),
         ),
@@ -64,6 +67,7 @@ CHIPS = {
             hbm_bandwidth=2765e9,
             link_bandwidth=100e9,  # 1200 GB/s in both directions of 6 links
             vmem_mib=64,
+            cores=2,
             wrap=4,
             pod=(16, 16, 24),
         ),
@@ -76,6 +80,7 @@ CHIPS = {
             hbm_bandwidth=1600e9,
             link_bandwidth=100e9,  # 800 GB/s in both directions of 4 links
             vmem_mib=128,
+            cores=1,
             wrap=16,
             pod=(16, 16),
         ),
@@ -88,6 +93,7 @@ CHIPS = {
             hbm_bandwidth=3690e9,
             link_bandwidth=100e9,  # 1200 GB/s in both directions of 6 links, which the two cores share
             vmem_mib=64,
+            cores=1,
             wrap=4,
             pod=(16, 24, 24),
         ),

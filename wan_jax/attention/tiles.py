@@ -15,10 +15,9 @@ import math
 import re
 from pathlib import Path
 
-# Prefixes of what JAX calls the chips, the longer ones first.
-_GENERATIONS = (("TPU v5 lite", "v5e"), ("TPU v5e", "v5e"), ("TPU v5", "v5p"), ("TPU v6", "v6e"))
+from wan_jax.chips import CHIPS, by_kind
+
 _OTHERWISE = "v6e"
-_CORES = {"v5p": 2}  # share the grid of a kernel
 _WIDTH = {"v5e": 128, "v5p": 128, "v6e": 256}  # of the matrix unit
 _NAME = re.compile(r"flash_q(\d+)_kv(\d+)_s(\d+)_x(\d+)")
 
@@ -52,7 +51,7 @@ def bundles(generation: str, name: str) -> float | None:
         return None
     q, kv, s, steps = map(int, match.groups())
     blocks = steps / math.ceil(s / kv)
-    return blocks * _block_cost(generation, q, kv, s) / _CORES.get(generation, 1)
+    return blocks * _block_cost(generation, q, kv, s) / CHIPS[generation].cores
 
 
 def is_measured(generation: str, name: str) -> bool:
@@ -83,7 +82,8 @@ def _round_up(x: int, multiple: int) -> int:
 def _generation(device_kind: str) -> str:
     if device_kind in _table():
         return device_kind
-    return next((name for prefix, name in _GENERATIONS if device_kind.startswith(prefix)), _OTHERWISE)
+    chip = by_kind(device_kind)
+    return chip.name if chip is not None and chip.name in _table() else _OTHERWISE
 
 
 @functools.cache
