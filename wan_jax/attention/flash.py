@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from wan_jax import sharding
 from wan_jax.attention.flash_backward import flash_backward
 from wan_jax.attention.flash_forward import flash_forward
+from wan_jax.remat import ATTENTION, keep
 from wan_jax.typing import Float, Int, typechecked
 
 
@@ -25,7 +26,7 @@ def _flash(heads, q, k, v, length):
 
 
 def _forward(heads, q, k, v, length):
-    out, lse = _flash(heads, q, k, v, length)
+    out, lse = (keep(x, ATTENTION) for x in _flash(heads, q, k, v, length))
     return (out, lse), (q, k, v, out, lse, length)
 
 

@@ -7,6 +7,8 @@ prompt (`encode_text`), the modulation once per distinct timestep (`r` rows, not
 The residual stream, norms, modulation, time path and head are float32; matrix products run in `dtype`.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -19,6 +21,7 @@ from wan_jax.kernels.layer_norm import layer_norm
 from wan_jax.kernels.qk_norm import Rope, qk_norm
 from wan_jax.models.layers import LayerNorm, dense, timestep_embedding
 from wan_jax.models.rope import rope_table
+from wan_jax.remat import BLOCK_INPUT, keep, remat
 from wan_jax.typing import Float, Int, typechecked
 
 PATCH = 2  # pixels of latent per token, along height and width
@@ -125,6 +128,7 @@ class Block(nn.Module):
         length: int,
     ) -> tuple[Float["b n c"], None]:
         heads = self.config.num_attention_heads
+        x = keep(x, BLOCK_INPUT)
         table = self.modulation + time
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (per_token(table[:, :, i], row) for i in range(6))
 
@@ -162,10 +166,11 @@ class Head(nn.Module):
 
 
 class DiT(nn.Module):
-    """The diffusion transformer.  `dtype` is that of the matrix products."""
+    """The diffusion transformer.  `dtype` is that of the matrix products; `remat` says what gradients keep."""
 
     config: DiTConfig
     dtype: jnp.dtype = jnp.bfloat16
+    remat: str = "all"
 
     def setup(self):
         dim = self.config.dim
@@ -179,7 +184,7 @@ class DiT(nn.Module):
             "length": self.config.num_layers,
         }
         self.blocks = nn.scan(
-            Block,
+            remat(Block, self.remat, static_argnums=(6,)),  # `length`
             methods={
                 "text_kv": {**stacked, "in_axes": nn.broadcast},
                 "__call__": {**stacked, "in_axes": (0, *[nn.broadcast] * 4)},
@@ -227,8 +232,12 @@ class DiT(nn.Module):
         return self.velocity(latents, timestep, self.encode_text(text), row)
 
 
+def initial_params(config: DiTConfig, key: jax.Array) -> dict:
+    """Random parameters to train from, float32; the head is zero, and so is the velocity it predicts."""
+    shapes = (1, 1, PATCH, PATCH, config.in_channels), (1, 1), (1, 1, config.text_dim)
+    return DiT(config).init(key, *(jnp.zeros(shape) for shape in shapes))["params"]
+
+
 def abstract_params(config: DiTConfig) -> dict:
     """The parameter tree as float32 shapes; nothing is computed."""
-    shapes = (1, 1, PATCH, PATCH, config.in_channels), (1, 1), (1, 1, config.text_dim)
-    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return jax.eval_shape(lambda *x: DiT(config).init(jax.random.key(0), *x), *inputs)["params"]
+    return jax.eval_shape(partial(initial_params, config), jax.random.key(0))
