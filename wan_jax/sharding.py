@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,7 +31,7 @@ from wan_jax.typing import Params
 AXES = ("data", "fsdp", "context", "tensor")
 _PIECES = ("fsdp", "context")
 
-# Letters: l layers, c model width, m feed-forward width, t text width, k heads, v vocabulary.
+# Letters: l layers, c model width, m feed-forward width, t text width, k heads, v vocabulary, r rank.
 RULES = (
     (r"blocks/.*attn/[qkv]/kernel", P(None, _PIECES, "tensor")),  # [l c c]
     (r"blocks/.*attn/o/kernel", P(None, "tensor", _PIECES)),  # [l c c]
@@ -39,6 +39,8 @@ RULES = (
     (r"blocks/ffn_out/kernel", P(None, "tensor", _PIECES)),  # [l m c]
     (r"blocks/.*attn/([qkv]/bias|norm_[qk]/scale)", P(None, "tensor")),  # [l c]
     (r"blocks/ffn_(in|gate)/bias", P(None, "tensor")),  # [l m]
+    (r"blocks/.*/lora_a", P(None, _PIECES)),  # [l c r], [l m r]
+    (r"blocks/.*/lora_b", P(None, None, _PIECES)),  # [l r c], [l r m]
     (r"blocks/.*attn/position_bias", P(None, None, "tensor")),  # [l buckets k]
     (r"blocks/.*", P()),  # [l c], [l 6 c]
     (r"(text_in|text_out|time_in|time_out|time_proj)/kernel", P(None, (*_PIECES, "tensor"))),  # [t c], [c c], [c 6c]
@@ -68,7 +70,9 @@ def make_mesh(
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
         text = ",".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
         raise WanError(f"mesh {text} needs {math.prod(sizes)} devices, there are {len(devices)}")
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    # jax.make_mesh refuses to cut an axis of a slice in two, except on v5e.
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def parse_mesh(text: str) -> dict[str, int]:

@@ -12,8 +12,21 @@ from wan_jax.typing import Float, typechecked
 
 
 def dense(features: int, dtype, use_bias: bool = True) -> nn.Dense:
-    """A linear layer that computes in `dtype`, exactly so where that is float32."""
-    return nn.Dense(features, use_bias=use_bias, dtype=dtype, precision=matmul_precision(dtype))
+    """A linear layer that computes in `dtype`, exactly so where that is float32.
+
+    It adds the low-rank update (x·a)·b where its parameters hold one; see `wan_jax.lora`.
+    """
+    return _Dense(features, use_bias=use_bias, dtype=dtype, precision=matmul_precision(dtype))
+
+
+class _Dense(nn.Dense):
+    def __call__(self, x: Float["*b c"]) -> Float["*b m"]:
+        y = super().__call__(x)
+        if not self.has_variable("params", "lora_a"):
+            return y
+        a, b = (self.get_variable("params", name).astype(self.dtype) for name in ("lora_a", "lora_b"))
+        low = jnp.dot(x.astype(self.dtype), a, precision=self.precision)
+        return y + jnp.dot(low, b, precision=self.precision)
 
 
 class LayerNorm(nn.Module):

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,8 +58,20 @@ class Weights(Mapping[str, Params]):
         pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
         self._futures = {name: pool.submit(model.read, name, dtype, mesh) for name, dtype in dtypes.items()}
         pool.shutdown(wait=False)
+        self._changes: dict[str, list[Callable[[Params], Params]]] = defaultdict(list)
+
+    def change(self, name: str, change: Callable[[Params], Params]):
+        """Has `change` replace the parameters of a component when they are next asked for.
+
+        Not in the background: the processes of a pod have to start their programs in the same order.
+        """
+        self._changes[name].append(change)
 
     def __getitem__(self, name: str) -> Params:
+        while self._changes[name]:
+            changed = Future()
+            changed.set_result(self._changes[name].pop(0)(self._futures[name].result()))
+            self._futures[name] = changed
         return self._futures[name].result()
 
     def __iter__(self) -> Iterator[str]:

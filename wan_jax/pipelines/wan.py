@@ -1,6 +1,7 @@
 """`WanPipeline`: prompts in, videos out."""
 
 import dataclasses
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 import wan_jax
-from wan_jax import executables, sharding
+from wan_jax import executables, lora, sharding
 from wan_jax.cache import enable_compilation_cache
+from wan_jax.checkpoint import digest
 from wan_jax.conditioning import Conditioning
 from wan_jax.diffusion import sampling
 from wan_jax.diffusion.guidance import is_guided, prompt_batch
@@ -59,6 +61,7 @@ class WanPipeline:
         self._model = model
         self._startup = startup
         self._progress_bar = {"disable": False}
+        self._updates: list[str] = []  # digests of what was added to the weights
 
     @classmethod
     def from_pretrained(
@@ -108,7 +111,8 @@ class WanPipeline:
         """Twelve hex digits that change when any weight does."""
         for name in self.weights:
             _ = self.weights[name]  # PyTorch files tell only when they are read
-        return self._model.fingerprint()
+        found = self._model.fingerprint()
+        return hashlib.sha256("".join([found, *self._updates]).encode()).hexdigest()[:12] if self._updates else found
 
     @property
     def first_step_s(self) -> float | None:
@@ -193,6 +197,24 @@ class WanPipeline:
             result = self._denoise(request, noise, self._conditioning(request), callback_on_step_end)
             frames = sharding.to_host(_swap_channels(result)) if output_type == "latent" else self.decode(result)
         return WanPipelineOutput(frames, self._settings(request, latents is not None))
+
+    def load_lora_weights(self, path: str | os.PathLike, component: str = "transformer", strength: float = 1.0):
+        """Adds a low-rank update to the weights of an expert, for good; several files may follow each other.
+
+        Args:
+            path: safetensors as ComfyUI and Diffusers have them, with keys like
+                "diffusion_model.blocks.0.self_attn.q.lora_A.weight"; training writes such a file for each expert.
+            component: "transformer" (high noise, or the only expert) or "transformer_2" (low noise).
+            strength: factor of the update.
+
+        Raises:
+            WanError: there is no such expert or file, or the update is one for another model.
+        """
+        if component not in self.config.transformers:
+            raise WanError(f"component={component!r}: {self.config.name} has {' and '.join(self.config.transformers)}")
+        update = lora.load(path, self.config.transformer, strength)
+        self.weights.change(component, partial(lora.fuse_in_place, lora=update))
+        self._updates += [component, *map(digest, jax.tree.leaves(update))]
 
     def encode_prompts(self, prompts: list[str]) -> Float["b s d"]:
         """umT5 states of 512 tokens each, zero after the end of the text."""
