@@ -1,0 +1,49 @@
+"""What the denoiser learns: the velocity of straight paths, at noise levels that its expert is responsible for."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from wan_jax.conditioning import Conditioning
+from wan_jax.diffusion import flow
+from wan_jax.models.dit import PATCH
+from wan_jax.typing import Float, typechecked
+
+
+@typechecked
+def flow_matching_loss(
+    predict: Callable,
+    clean: Float["b f h w c"],
+    noise: Float["b f h w c"],
+    sigma: Float[" b"],
+    conditioning: Conditioning,
+) -> Float[" b"]:
+    """The mean squared error of the predicted velocity, one number per clip, in float32 (arXiv:2210.02747).
+
+    Args:
+        predict: (latents, timestep [b r], text, row) → velocity, as `DiT.__call__`.
+        clean: normalised latents of the clips.
+        noise: standard normal.
+        sigma: noise level of each clip; the network is told 1000 · sigma.
+        conditioning: what else it is told.  Its clean frames are shown as they are and do not count.
+    """
+    _, frames, height, width, _ = clean.shape
+    given = conditioning.clean_frames
+    noisy = flow.interpolate(clean, noise, sigma[:, None, None, None, None])
+    timestep, row = sigma[:, None] * flow.TRAIN_TIMESTEPS, None
+    if given:
+        noisy = jnp.concatenate([clean[:, :given], noisy[:, given:]], axis=1)
+        timestep = jnp.concatenate([jnp.zeros_like(timestep), timestep], axis=1)
+        row = jnp.repeat(jnp.arange(frames) >= given, height * width // PATCH**2).astype(jnp.int32)
+    if conditioning.channels is not None:
+        noisy = jnp.concatenate([noisy, conditioning.channels], axis=-1)
+    error = predict(noisy, timestep, conditioning.text, row) - flow.velocity(clean, noise)
+    return jnp.square(error[:, given:].astype(jnp.float32)).mean(axis=(1, 2, 3, 4))
+
+
+@typechecked
+def drop_captions(text: Float["b s d"], no_text: Float["1 s d"], key: jax.Array, share: float) -> Float["b s d"]:
+    """Replaces the states of a random share of captions by those of the empty one (arXiv:2207.12598 §3.1)."""
+    dropped = jax.random.bernoulli(key, share, (len(text), 1, 1))
+    return jnp.where(dropped, no_text, text)
