@@ -28,6 +28,7 @@ import tensorstore as ts
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from wan_jax import cluster, sharding
 from wan_jax.config import DiTConfig, Sampling, UMT5Config, VAEConfig, WanConfig
 from wan_jax.errors import WanError
 from wan_jax.typing import Params
@@ -44,7 +45,8 @@ _CLASSES = {
 }
 
 # Orbax warns of each checkpoint that is not in its own one-file format; `_saving` says why ours are not.
-logging.getLogger("absl").addFilter(lambda record: "Skipping merge of OCDBT" not in record.getMessage())
+_FOREIGN = ("Skipping merge of OCDBT", "TensorStore data files not found")
+logging.getLogger("absl").addFilter(lambda record: not any(text in record.getMessage() for text in _FOREIGN))
 
 # Orbax numbers its operations in one counter for all threads; weights may be restored while others are saved.
 _ONE_AT_A_TIME = threading.Lock()
@@ -68,6 +70,11 @@ def components(config: WanConfig) -> dict[str, DiTConfig | VAEConfig | UMT5Confi
 def class_entries(config: WanConfig) -> dict[str, list[str]]:
     """The entries of a `model_index.json` that name the class of each component."""
     return {name: _CLASSES[name] for name in (*components(config), "tokenizer")}
+
+
+def is_component(folder: epath.PathLike) -> bool:
+    """Whether `folder` is a complete weight folder."""
+    return (epath.Path(folder) / _MANIFEST).exists()
 
 
 def is_checkpoint(folder: epath.PathLike) -> bool:
@@ -223,6 +230,8 @@ def _check_tree(manifest: Mapping[str, dict], wanted: Mapping[str, jax.ShapeDtyp
 def create(folder: epath.PathLike, config: DiTConfig | VAEConfig | UMT5Config, shapes: Mapping, stacked: set[str]):
     """Makes a weight folder whose arrays are still empty, replacing whatever a killed process left there.
 
+    Every process calls it, since Orbax has all of them save together; process 0 does the rest.
+
     Args:
         folder: the component's folder.
         config: the component's config.
@@ -230,12 +239,16 @@ def create(folder: epath.PathLike, config: DiTConfig | VAEConfig | UMT5Config, s
         stacked: the paths whose leading axis is the layer; they are written one layer at a time.
     """
     folder = epath.Path(folder)
-    for leftover in (folder, *folder.parent.glob(f"{folder.name}.orbax-checkpoint-tmp*")):
-        if leftover.exists():
-            leftover.rmtree()
+    if cluster.is_leader():
+        for leftover in (folder, *folder.parent.glob(f"{folder.name}.orbax-checkpoint-tmp*")):
+            if leftover.exists():
+                leftover.rmtree()
+    cluster.wait_for_all("create")
     index = {path: np.zeros((1,) * len(x.shape), x.dtype) for path, x in shapes.items()}
     with _ONE_AT_A_TIME, _saving():
         ocp.save(folder, unflatten_dict(index, sep="/"))
+    if not cluster.is_leader():
+        return
     for path, x in shapes.items():
         metadata = {
             "shape": list(x.shape),
@@ -270,6 +283,53 @@ class ArrayWriter:
         sha256 = digest(value)  # meanwhile TensorStore's threads write
         written.result()
         return sha256
+
+
+def write_component(
+    folder: epath.PathLike, config: DiTConfig | VAEConfig | UMT5Config, params: Params, stacked: set[str]
+):
+    """Writes a weight folder, which replaces an older one when it is complete.
+
+    Every process calls it; process 0 writes, and holds one layer at a time.
+
+    Args:
+        folder: the component's folder.
+        config: the component's config.
+        params: its parameters, on any mesh, in the dtypes to store.
+        stacked: the paths whose leading axis is the layer.
+    """
+    folder, flat = epath.Path(folder), flatten_dict(params, sep="/")
+    # Only a local rename is atomic; in a bucket, there is no component before its manifest.
+    work = folder if "://" in str(folder) else folder.parent / f"{folder.name}.partial"
+    create(work, config, {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in flat.items()}, stacked)
+    writer, manifest = ArrayWriter(work), {}
+    for path, x in flat.items():
+        digests = []
+        for layer in range(len(x)) if path in stacked else (None,):
+            value = sharding.to_host(x if layer is None else x[layer])
+            if cluster.is_leader():
+                digests.append(writer.write(path, layer, np.ascontiguousarray(value)))
+        dtype = np.dtype(x.dtype).name
+        manifest[path] = {"shape": list(x.shape), "dtype": dtype, "source_dtype": dtype, "sha256": digests}
+    if cluster.is_leader():
+        write_manifest(work, manifest)
+        if work != folder:
+            if folder.exists():
+                folder.rmtree()
+            work.rename(folder)
+    cluster.wait_for_all("component")
+
+
+def copy(source: epath.PathLike, target: epath.PathLike):
+    """Copies a folder of a model, such as a component that another model shares."""
+    source, target = epath.Path(source), epath.Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    # The manifest, without which there is no component, comes last.
+    for path in sorted(source.iterdir(), key=lambda path: path.name == _MANIFEST):
+        if path.is_dir():
+            copy(path, target / path.name)
+        else:
+            path.copy(target / path.name, overwrite=True)
 
 
 def write_manifest(folder: epath.PathLike, manifest: Mapping[str, dict[str, Any]]):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 
 
 def join_cluster():
@@ -21,3 +22,9 @@ def join_cluster():
 def is_leader() -> bool:
     """Whether this process writes what all of them know."""
     return jax.process_index() == 0
+
+
+def wait_for_all(what: str):
+    """Returns when every process is there."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"wan_jax: {what}")
