@@ -21,6 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from wan_jax.errors import WanError
+from wan_jax.typing import Float
 
 DEFAULT_FPS = 16  # Wan's own, but for the 5B model's 24
 _BT709 = 1  # in each of FFmpeg's enumerations: matrix, primaries, transfer
@@ -67,6 +68,24 @@ def read_video(path: str | os.PathLike) -> Video:
         stream = container.streams.video[0]
         height, width, _ = _upright(first).shape
         return Video(path, float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS), height, width)
+
+
+def frame_times(path: str | os.PathLike) -> Float[" f"]:
+    """When each frame of a video is shown, in seconds.  Nothing is decoded.
+
+    Raises:
+        WanError: the file is missing, damaged or cut short.
+    """
+    path = Path(path)
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        packets = [(packet.pts, packet.is_discard) for packet in container.demux(stream) if packet.size]
+        if len(packets) < stream.frames:
+            raise WanError(f"cannot read {path}: cut short: {len(packets)} of {stream.frames} frames")
+        shown = [pts for pts, hidden in packets if not hidden]
+        if None in shown:  # containers without timestamps have a constant rate
+            return np.arange(len(shown)) / float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+        return np.sort(shown) * float(stream.time_base)
 
 
 def export_to_video(
@@ -254,7 +273,7 @@ def _writing(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     try:
-        with av.open(path) as container:
+        with av.open(path, metadata_errors="replace") as container:  # titles are in any encoding
             if not container.streams.video:
                 raise WanError(f"cannot read {path}: it holds no video")
             yield container

@@ -1,0 +1,136 @@
+"""What a dataset keeps of a clip: its frames, or what a model makes of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+
+from wan_jax import sharding
+from wan_jax.cache import cache_dir, enable_compilation_cache
+from wan_jax.data.buckets import Bucket
+from wan_jax.models import streaming
+from wan_jax.models.umt5 import encode_prompt
+from wan_jax.models.vae21 import VAE21
+from wan_jax.pipelines.loading import Model, Weights, locate, open_model
+from wan_jax.precision import default_vae_dtype, parse_dtype
+from wan_jax.tokenizer import TEXT_LENGTH
+from wan_jax.typing import Float, UInt8
+
+_CHUNK_PIXELS = 480 * 832  # in a frame, times the latent frames of a chunk: small clips take few calls
+
+
+@dataclass(frozen=True)
+class Record:
+    """A clip that was read: frames are uint8 [f h w 3]."""
+
+    id: str
+    caption: str
+    frames: UInt8["f h w 3"]
+
+
+class Frames:
+    """The frames as they are."""
+
+    kind = "frames"
+    model = None
+    text = False
+    no_text = None
+
+    @property
+    def features(self) -> Mapping[str, tfds.features.FeatureConnector]:
+        return {"frames": _tensor((None, None, None, 3), np.uint8)}
+
+    def record_bytes(self, bucket: Bucket) -> int:
+        """At most so much is kept of a clip."""
+        return bucket.frames * bucket.height * bucket.width * 3
+
+    def prepare(self):
+        """Every process calls it before the first record."""
+
+    def of(self, record: Record) -> dict[str, np.ndarray]:
+        return {"frames": record.frames}
+
+
+class Latents:
+    """The mean of the autoencoder's posterior, normalised, and the umT5 states of the caption; both float16.
+
+    Each process encodes clips of its own, on all of its devices.
+    """
+
+    kind = "latents"
+
+    def __init__(self, name: str, text: bool):
+        """`text`: whether to keep the states of the caption, and not the caption alone."""
+        enable_compilation_cache()
+        self.text = text
+        self._dtype = parse_dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        self._vae_dtype = parse_dtype(default_vae_dtype())
+        # In our layout, which knows its fingerprint before any weight is read.
+        folder = locate(name, self._dtype, str(cache_dir("models")))
+        self._found: Model = open_model(str(folder), self._dtype)
+        self._vae = VAE21(self._found.config.vae, self._vae_dtype)
+        self.model = {"name": name, "fingerprint": self._found.fingerprint()}
+
+    @property
+    def features(self) -> Mapping[str, tfds.features.FeatureConnector]:
+        config = self._found.config
+        latents = {"latents": _tensor((None, None, None, config.vae.z_dim), np.float16)}
+        states = {"text": _tensor((None, config.text_encoder.d_model), np.float16)}
+        return latents | states if self.text else latents
+
+    def record_bytes(self, bucket: Bucket) -> int:
+        """At most so much is kept of a clip."""
+        config = self._found.config
+        positions = ((bucket.frames - 1) // config.vae.temporal_factor + 1) * bucket.height * bucket.width
+        latents = positions // config.vae.spatial_factor**2 * config.vae.z_dim
+        return 2 * (latents + (TEXT_LENGTH * config.text_encoder.d_model if self.text else 0))
+
+    def prepare(self):
+        """Reads the weights: every process calls it, as Orbax has them all read together."""
+        for name in self._weights:
+            _ = self._weights[name]
+
+    def of(self, record: Record) -> dict[str, np.ndarray]:
+        latents = {"latents": self._latents(record.frames)}
+        return latents | {"text": self._states(record.caption)} if self.text else latents
+
+    @property
+    def no_text(self) -> Float["s d"] | None:
+        """The states of the empty caption."""
+        return self._states("") if self.text else None
+
+    @cached_property
+    def _mesh(self) -> jax.sharding.Mesh:
+        return sharding.as_mesh(None, jax.local_devices())
+
+    @cached_property
+    def _weights(self) -> Weights:
+        dtypes = {"vae": self._vae_dtype} | ({"text_encoder": self._dtype} if self.text else {})
+        return Weights(self._found, dtypes, self._mesh)
+
+    @cached_property
+    def _tokenizer(self):
+        return self._found.tokenizer()
+
+    def _latents(self, frames: UInt8["f h w 3"]) -> Float["f h w c"]:
+        with jax.set_mesh(self._mesh):
+            video = frames[None] / np.float32(127.5) - 1
+            chunk = max(_CHUNK_PIXELS // (video.shape[2] * video.shape[3]), 1)
+            return np.asarray(streaming.encode(self._vae, self._weights["vae"], video, chunk)[0], np.float16)
+
+    def _states(self, caption: str) -> Float["s d"]:
+        """Without the padding."""
+        ids, mask = self._tokenizer([caption])
+        with jax.set_mesh(self._mesh):
+            states = encode_prompt(
+                self._weights["text_encoder"], ids, mask, config=self._found.config.text_encoder, dtype=self._dtype
+            )
+            return np.asarray(states[0], np.float16)[mask[0]]
+
+
+def _tensor(shape: tuple[int | None, ...], dtype) -> tfds.features.Tensor:
+    # As bytes: tfds would otherwise store each number as a 64-bit integer or a 32-bit float.
+    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES)

@@ -1,0 +1,202 @@
+"""Datasets as batches on the mesh, in an order that depends on the seed and the sample counter alone.
+
+The order is grain's: the clips of a size are shuffled anew for every pass, its batch n takes the samples n·B to
+n·B + B − 1, and sizes take turns as often as they have clips.  So a run may go on from any sample, on any number of
+processes, and each process reads only the rows that its own devices hold.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from jax.sharding import NamedSharding, Sharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from wan_jax import sharding
+from wan_jax.data import shards
+from wan_jax.data.buckets import Bucket
+from wan_jax.errors import WanError
+from wan_jax.tokenizer import TEXT_LENGTH, Tokenizer
+from wan_jax.typing import Bool, Float, Int
+
+_READING = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)  # batches that are read ahead
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one size; as it is handed out, on the ambient mesh.
+
+    Attributes:
+        ids: of the clips in the rows that this process holds, in order.
+        latents: float32.
+        captions: umT5 states, float32, zero past the end of a caption; or ids and mask of the tokens.
+    """
+
+    ids: list[str]
+    latents: Float["b f h w c"]
+    captions: Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
+
+
+class Dataset:
+    """A folder that `data build` made.
+
+    Attributes:
+        config: the content of its wan_jax.json.
+    """
+
+    def __init__(self, folder: epath.PathLike):
+        """Raises a WanError if there is no finished dataset."""
+        self.folder = epath.Path(folder)
+        self.config = shards.read_config(self.folder)
+        self._builder = tfds.builder_from_directory(self.folder)
+
+    def splits(self, part: str) -> dict[str, tuple[Bucket, int]]:
+        """The size and number of clips of each split of "train" or "validation"; those without clips are left out."""
+        return {
+            name: (Bucket(entry["width"], entry["height"], entry["frames"]), entry["clips"])
+            for name, entry in self.config["splits"].items()
+            if name.startswith(f"{part}_") and entry["clips"]
+        }
+
+    def source(self, split: str) -> Sequence[Record]:
+        """The records of a split: bytes `id` and `caption`, and arrays `frames`, or `latents` and `text`."""
+        return self._builder.as_data_source(split)
+
+    @cached_property
+    def no_text(self) -> Float["1 s d"] | None:
+        """The umT5 states of the empty caption, as `Batch.captions` would hold them; None if there are no states."""
+        if not self.config["text"]:
+            return None
+        with (self.folder / shards.NO_TEXT).open("rb") as file:
+            return _padded([np.load(file)])
+
+
+def batches(
+    dataset: Dataset,
+    *,
+    batch: int,
+    seed: int,
+    start: int = 0,
+    tokenizer: Tokenizer | None = None,
+) -> Iterator[Batch]:
+    """Batches of training clips without end, on the mesh around the caller.
+
+    Args:
+        dataset: of latents.
+        batch: clips in a batch, over all processes.
+        seed: of the order.
+        start: the samples that were consumed before, over all processes.
+        tokenizer: yields the tokens of captions instead of their states.
+
+    Raises:
+        WanError: `start` lies inside of a batch, or the dataset does not hold what is asked for.
+    """
+    if start % batch:
+        raise WanError(f"the run stopped after {start} samples, which batch={batch} does not divide; keep the batch")
+    _check_contents(dataset, tokenizer)
+    parts = dataset.splits("train")
+    if not parts:
+        raise WanError(f"{dataset.folder} holds no clips to train on")
+    rows = _rows(batch)
+    streams = []
+    for name in parts:
+        records = grain.MapDataset.source(dataset.source(name)).shuffle(seed).repeat()
+        read = partial(_read, records, rows, batch, tokenizer)
+        streams.append(grain.MapDataset.range(sys.maxsize // batch).map(read))
+    mixed = grain.MapDataset.mix(streams, [count for _, count in parts.values()])
+    return (_on_mesh(held, rows, batch) for held in mixed[start // batch :].to_iter_dataset(_READING))
+
+
+def validation_clips(
+    dataset: Dataset, count: int, *, batch: int, tokenizer: Tokenizer | None = None
+) -> Iterator[Batch]:
+    """The first `count` clips of the validation splits, always in the same order.
+
+    Args:
+        dataset: of latents.
+        count: at most so many.
+        batch: at most so many at a time; fewer where the clips of a size run out.
+        tokenizer: yields the tokens of captions instead of their states.
+
+    Raises:
+        WanError: the dataset does not hold what is asked for.
+    """
+    _check_contents(dataset, tokenizer)
+    for name, (_, size) in dataset.splits("validation").items():
+        source, size = dataset.source(name), min(size, count)
+        count -= size
+        for first in range(0, size, batch):
+            length = min(batch, size - first)
+            rows = _rows(length)
+            yield _on_mesh(_stacked([source[first + row] for row in rows], tokenizer), rows, length)
+
+
+def _check_contents(dataset: Dataset, tokenizer: Tokenizer | None):
+    if dataset.config["contents"] != "latents":
+        raise WanError(f"{dataset.folder} holds frames; encode them: data build --src {dataset.folder} --model …")
+    if tokenizer is None and not dataset.config["text"]:
+        raise WanError(f"{dataset.folder} was built with --no-text: train the text encoder too, or build it again")
+
+
+def _read(records: grain.MapDataset, rows: list[int], batch: int, tokenizer: Tokenizer | None, n: int) -> Batch:
+    """The rows of batch `n` that this process holds; grain's threads do it ahead."""
+    return _stacked([records[n * batch + row] for row in rows], tokenizer)
+
+
+def _stacked(records: Sequence[Record], tokenizer: Tokenizer | None) -> Batch:
+    """Records as arrays of the host."""
+    latents = np.stack([record["latents"] for record in records]).astype(np.float32)
+    if tokenizer is None:
+        captions = _padded([record["text"] for record in records])
+    else:
+        captions = tokenizer([record["caption"].decode() for record in records])
+    return Batch([record["id"].decode() for record in records], latents, captions)
+
+
+def _on_mesh(held: Batch, rows: list[int], batch: int) -> Batch:
+    """A batch of which this process holds some rows, as arrays on the mesh."""
+    spec = sharding.latent_spec((batch, *held.latents.shape[1:]))
+    captions = jax.tree.map(lambda x: _place(x, rows, batch, _batch_spec(batch)), held.captions)
+    return Batch(held.ids, _place(held.latents, rows, batch, spec), captions)
+
+
+def _padded(states: Sequence[Float["s d"]]) -> Float["b s d"]:
+    padded = np.zeros((len(states), TEXT_LENGTH, states[0].shape[-1]), np.float32)
+    for row, state in zip(padded, states):
+        row[: len(state)] = state
+    return padded
+
+
+def _rows(batch: int) -> list[int]:
+    """The rows of a batch that the devices of this process hold."""
+    pieces = _sharding(_batch_spec(batch)).addressable_devices_indices_map((batch,)).values()
+    return sorted({row for (piece,) in pieces for row in range(batch)[piece]})
+
+
+def _batch_spec(batch: int) -> P:
+    return P(sharding.split(batch).batch or None)
+
+
+def _place(held: np.ndarray, rows: list[int], batch: int, spec: P) -> jax.Array:
+    """The array of which this process holds some rows."""
+    position = {row: i for i, row in enumerate(rows)}
+
+    def piece(index: tuple[slice, ...]) -> np.ndarray:
+        wanted = [position[row] for row in range(batch)[index[0]]]
+        return held[(slice(None), *index[1:])][wanted]
+
+    return jax.make_array_from_callback((batch, *held.shape[1:]), _sharding(spec), piece)
+
+
+def _sharding(spec: P) -> Sharding:
+    mesh = jax.sharding.get_mesh()
+    return SingleDeviceSharding(jax.local_devices()[0]) if mesh.empty else NamedSharding(mesh, spec)
