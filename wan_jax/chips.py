@@ -1,6 +1,7 @@
-"""What the TPU chips can do.
+"""What the chips can do.
 
-One entry describes what JAX calls a device: a whole chip, or on TPU7x one of its two cores.  Sources:
+One entry of the table of TPUs describes what JAX calls a device: a whole chip, or on TPU7x one of its two cores.
+Sources:
 
 - peak flops, HBM bandwidth and links: docs.cloud.google.com/tpu/docs/v5e, /v5p, /v6e, /tpu7x;
 - usable HBM: what libtpu 0.0.52 says of a program that does not fit ("exceeds available HBM (31.24G)");
@@ -99,6 +100,18 @@ CHIPS = {
         ),
     )
 }
+
+
+# Dense bfloat16 operations a second, by how a device kind begins (NVIDIA's data sheets, SXM modules).
+_GPU_PEAK_FLOPS = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bfloat16 operations a second of what JAX calls `device_kind`; None where it is not known."""
+    chip = by_kind(device_kind)
+    if chip is not None:
+        return chip.peak_flops
+    return next((flops for name, flops in _GPU_PEAK_FLOPS.items() if device_kind.startswith(name)), None)
 
 
 def by_kind(device_kind: str) -> Chip | None:

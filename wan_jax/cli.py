@@ -8,7 +8,7 @@ import json as json_lib
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -163,6 +163,7 @@ def reconstruct(
 
 
 def plan(
+    changes: tyro.conf.Positional[tuple[str, ...]] = (),
     *,
     topology: Annotated[str, tyro.conf.arg(metavar="CHIP:AxB")],
     model: Annotated[str, tyro.conf.arg(metavar="DIR|HUB_ID|NAME")] = "wan22_t2v_a14b",
@@ -170,24 +171,32 @@ def plan(
     size: Annotated[str | None, _flag("WxH")] = None,
     frames: Annotated[int | None, _flag("N")] = None,
     steps: Annotated[int | None, _flag("N")] = None,
+    train: Switch = False,
+    config: Annotated[str | None, _flag("FILE|NAME", "full training of the model's first expert")] = None,
     all: Switch = False,
     json: Switch = False,
 ):
     """Tells whether a job fits a TPU slice and how long it should take.  Needs libtpu, but no TPU.
 
-    The real TPU compiler compiles the programs of a video; nothing runs.  Times are modelled, not measured.
+    The real TPU compiler compiles the programs of a video, or a training step; nothing runs.  Times are modelled, not
+    measured.
 
     python -m wan_jax plan --topology v6e:2x4 --size 1280x720
 
     python -m wan_jax plan --topology v5e:4x4 --mesh data=2,context=8 --size 832x480 --json
 
+    python -m wan_jax plan --topology v5p:4x4x4 --train --config train_wan22_t2v_high accumulate=4
+
     Args:
+        changes: FIELD=VALUE of the training recipe, as for the train command.
         topology: the slice: v5e:4x4, v6e:2x4, v5p:2x2x4, …
         model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
         mesh: sizes of the axes data, fsdp, context and tensor, such as data=2,context=4.
         size: width and height in pixels, multiples of 16.
         frames: number of frames, 4n + 1.
         steps: denoising steps.
+        train: plan a step of training: of --config, or else with a clip for every group of devices, data × fsdp.
+        config: a recipe, which has a model of its own; of several runs the first is planned.
         all: compare the meshes of the slice.
         json: print the result as JSON.
     """
@@ -195,6 +204,10 @@ def plan(
 
     chips = parse_topology(topology)
     width, height = _size(size) if size else (None, None)
+    if not train and (config or changes):
+        raise WanError(f"{'--config' if config else changes[0]} is for training: add --train")
+    if train and steps:
+        raise WanError(f"--steps {steps} is for videos: what a training step needs does not depend on their number")
     prepare()  # before JAX starts
 
     from wan_jax.pipelines.loading import read_config
@@ -202,19 +215,149 @@ def plan(
     from wan_jax.plan.report import plan as make_plan
     from wan_jax.plan.table import format_report
 
-    config = read_config(model)
+    run = _run_to_plan(config, model, changes) if train else None
+    wan = read_config(model) if run is None else run.model
     video = {"height": height, "width": width, "num_frames": frames, "num_inference_steps": steps}
     own = dict.fromkeys(("guidance_scale", "guidance_scale_2", "flow_shift"))
-    request = Request.make(config, "", None, **video, **own, seed=0, solver="unipc", sigma_grid="wan")
-    report = make_plan(config, request, chips, mesh, compare=all)
+    request = Request.make(wan, "", None, **video, **own, seed=0, solver="unipc", sigma_grid="wan")
+    if run is None:
+        report = make_plan(wan, request, chips, mesh, compare=all)
+    else:
+        from wan_jax.plan.train_report import plan_training
+
+        fills = config is None and not any(change.startswith("batch=") for change in changes)
+        report = plan_training(run, request, chips, mesh or run.mesh, fills, compare=all)
     _report(report, format_report(report), json)
+
+
+def data(
+    action: tyro.conf.Positional[Literal["build"]],
+    *,
+    src: Annotated[str, tyro.conf.arg(metavar="DIR")],
+    out: Annotated[str, tyro.conf.arg(metavar="DIR")],
+    model: Annotated[str | None, _flag("DIR|HUB_ID|NAME", "none: frames are kept")] = None,
+    text: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: kept)")] = True,
+    fps: Annotated[float | None, _flag("F", "16")] = None,
+    area: Annotated[str | None, _flag("WxH", "832x480")] = None,
+    size: Annotated[str | None, _flag("WxH[,WxH…]", "those of --area")] = None,
+    frames: Annotated[str | None, _flag("N[,N…]", "81")] = None,
+    validation: Annotated[str | None, _flag("N|SHARE", "0.01")] = None,
+    shard_mib: Annotated[int, tyro.conf.arg(metavar="MIB")] = 256,
+    restart: Switch = False,
+    json: Switch = False,
+):
+    """Makes a dataset for training from videos with captions, or goes on with one.
+
+    The folder may hold a metadata.csv, .json or .jsonl with video and prompt, or a .txt beside each video.
+
+    python -m wan_jax data build --src clips --out data/latents --model models/t2v_a14b --frames 81,49,17
+
+    python -m wan_jax data build --src clips --out data/frames; python -m wan_jax data build --src data/frames …
+
+    Args:
+        action: build.
+        src: a folder of videos, or a dataset of frames, which is encoded without decoding videos again.
+        out: the dataset's folder; may be a bucket.
+        model: encode with this one: a checkpoint folder, a hub id, or a name from configs/.
+        text: keep umT5 states of the captions; needless where the text encoder is trained too.
+        fps: frames per second that clips are brought to.
+        area: make sizes of about this area, at this aspect ratio, 4:3, 1:1, and all of them upright.
+        size: make exactly these sizes, multiples of 16.
+        frames: lengths of clips, 4n + 1; each gets the longest that it fills.
+        validation: so many clips, or this share of them, are not trained on.
+        shard_mib: about the size of a file.
+        restart: delete what an earlier command left in --out.
+        json: print the result as JSON.
+    """
+    from wan_jax.cluster import is_leader, join_cluster
+    from wan_jax.data.build import build, summary, table
+    from wan_jax.data.contents import Frames, Latents
+    from wan_jax.data.sources import open_source
+
+    source = open_source(
+        src,
+        fps,
+        _size(area, "--area") if area else None,
+        [_size(part) for part in size.split(",")] if size else None,
+        [_number(part, "--frames", int) for part in frames.split(",")] if frames else None,
+        _number(validation, "--validation") if validation else None,
+    )
+    if shard_mib < 1:
+        raise WanError(f"--shard-mib {shard_mib}: a shard takes 1 MiB at least")
+    join_cluster()
+    config = build(source, Latents(model, text) if model else Frames(), out, shard_mib << 20, restart)
+    if not is_leader():
+        return
+    skipped = config["skipped"]
+    if skipped:
+        print(f"skipped {len(skipped)} clips: {summary(skipped)}; see {out}/wan_jax.json", file=sys.stderr)
+    _report({"out": out} | config, f"{table(config)}\n{out}: {config['contents']}", json)
+
+
+def train(
+    changes: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    config: Annotated[str, tyro.conf.arg(metavar="FILE|NAME")],
+    run: Annotated[str | None, _flag("NAME", "all, in order")] = None,
+    profile: Switch = False,
+    stopped_status: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+    json: Switch = False,
+):
+    """Trains a model by a recipe, or goes on where an earlier command stopped.
+
+    A recipe is a Python file with one run, or several to be done in order, such as both experts.  Told to stop
+    (SIGTERM, Ctrl-C), a run saves and exits; the same command goes on from there, on any number of devices.
+
+    python -m wan_jax train --config configs/train_wan22_t2v_high.py data=gs://bucket/data out=gs://bucket/runs
+
+    python -m wan_jax train --config train_wan22_t2v steps=2000 high.optimizer.learning_rate=2e-5 low.batch=16
+
+    Args:
+        changes: FIELD=VALUE for every run, RUN.FIELD=VALUE for one; see wan_jax/train/config.py.
+        config: the recipe, or the name of one of ours.
+        run: do only this one of its runs.
+        profile: record a few steps for TensorBoard's profiler, in the run's folder.
+        stopped_status: exit status when told to stop; Kubernetes starts a job again only if it is not 0.
+        json: print the result as JSON.
+    """
+    from dataclasses import asdict
+
+    from wan_jax.cluster import is_leader, join_cluster
+    from wan_jax.train.recipes import load_recipe, override
+
+    runs = override(load_recipe(config), changes)
+    if run is not None:
+        if run not in (names := [each.name for each in runs]):
+            raise WanError(f"--run {run}: {config} has {', '.join(names)}")
+        runs = tuple(each for each in runs if each.name == run)
+    for each in runs:
+        each.check()
+    join_cluster()
+
+    from wan_jax.train.loop import train as train_run
+
+    results = []
+    for each in runs:
+        results.append(train_run(each, profile))
+        if not results[-1].finished:
+            break
+    if is_leader():
+        lines = [
+            f"{r.name}: {r.step} steps, {r.output}"
+            if r.finished
+            else f"{r.name}: stopped after {r.step} steps; the same command goes on from there"
+            for r in results
+        ]
+        _report({"runs": [asdict(result) for result in results]}, "\n".join(lines), json)
+    if not results[-1].finished:
+        sys.exit(stopped_status)
 
 
 def main(args: list[str] | None = None):
     """Runs one command; `args` defaults to the process's own."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"generate": generate, "reconstruct": reconstruct, "plan": plan},
+            {"generate": generate, "reconstruct": reconstruct, "plan": plan, "data": data, "train": train},
             prog="python -m wan_jax",
             description="Wan video generation in JAX.  Try: python -m wan_jax generate --help",
             args=args,
@@ -238,6 +381,16 @@ def _pipeline(model: str, dtype: str | None, vae_dtype: str | None, mesh: str | 
     return WanPipeline.from_pretrained(model, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh)
 
 
+def _run_to_plan(recipe: str | None, model: str, changes: tuple[str, ...]):
+    """The first run of a recipe, or full training of a model's first expert."""
+    from wan_jax.pipelines.loading import read_config
+    from wan_jax.train.config import TrainConfig
+    from wan_jax.train.recipes import load_recipe, override
+
+    runs = load_recipe(recipe) if recipe else (TrainConfig(name="train", model=read_config(model)),)
+    return override(runs, changes)[0]
+
+
 def _stored_settings(path: str) -> dict[str, Any]:
     from wan_jax.video_io import read_metadata
 
@@ -249,11 +402,19 @@ def _stored_settings(path: str) -> dict[str, Any]:
     return settings
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size(text: str, flag: str = "--size") -> tuple[int, int]:
     parts = text.lower().replace("*", "x").split("x")
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise WanError(f"--size {text!r} is not WIDTHxHEIGHT, such as 832x480")
+        raise WanError(f"{flag} {text!r} is not WIDTHxHEIGHT, such as 832x480")
     return int(parts[0]), int(parts[1])
+
+
+def _number(text: str, flag: str, kind: type = float) -> int | float:
+    """Whole numbers are ints whatever the kind."""
+    try:
+        return int(text) if text.isdecimal() else kind(text)
+    except ValueError:
+        raise WanError(f"{flag} {text!r} is not a {'whole ' if kind is int else ''}number") from None
 
 
 def _guidance(text: str) -> tuple[float, float | None]:

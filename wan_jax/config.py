@@ -179,8 +179,9 @@ class WanConfig:
 
 
 def model_names() -> list[str]:
-    """The models that have a file in `configs/`."""
-    return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module("configs").__path__))
+    """The models that have a file in `configs/`; those called train_… are recipes of training."""
+    names = (module.name for module in pkgutil.iter_modules(importlib.import_module("configs").__path__))
+    return sorted(name for name in names if not name.startswith("train_"))
 
 
 def get_config(name: str) -> WanConfig:

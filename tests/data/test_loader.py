@@ -98,7 +98,7 @@ def test_the_number_of_processes_changes_nothing(folder, dataset, tmp_path, mesh
     assert [process.wait(100) for process in running] == [0, 0]
     first, second = (np.load(tmp_path / f"out-{i}.npz") for i in range(2))
     for step, one in zip(range(6), batches(dataset, batch=4, seed=3)):
-        for name, expected in [("latents", one.latents), ("text", one.text)]:
+        for name, expected in [("latents", one.latents), ("text", one.captions)]:
             np.testing.assert_array_equal(first[f"{name} {step}"], expected)
             np.testing.assert_array_equal(second[f"{name} {step}"], expected)
         held = [found[f"ids {step}"].tolist() for found in (first, second)]

@@ -234,7 +234,8 @@ class DiT(nn.Module):
 
 def initial_params(config: DiTConfig, key: jax.Array) -> dict:
     """Random parameters to train from, float32; the head is zero, and so is the velocity it predicts."""
-    shapes = (1, 1, PATCH, PATCH, config.in_channels), (1, 1), (1, 1, config.text_dim)
+    texts = 1, sharding.sequence_multiple(1), config.text_dim  # which a mesh cuts evenly
+    shapes = (1, 1, PATCH, PATCH, config.in_channels), (1, 1), texts
     return DiT(config).init(key, *(jnp.zeros(shape) for shape in shapes))["params"]
 
 

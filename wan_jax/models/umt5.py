@@ -132,7 +132,14 @@ def encode_prompt(params: Params, ids: Int["b s"], mask: Bool["b s"], *, config:
     return sharding.constrain(UMT5Encoder(config, dtype).apply({"params": params}, ids, mask))
 
 
+def initial_params(config: UMT5Config, key: jax.Array) -> dict:
+    """Random parameters to train from, float32."""
+    params = UMT5Encoder(config).init(key, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool))["params"]
+    queries = params["blocks"]["attn"]["q"]
+    queries["kernel"] *= config.d_kv**-0.5  # as T5 starts: its scores are not divided by √d
+    return params
+
+
 def abstract_params(config: UMT5Config) -> dict:
     """The parameter tree as float32 shapes; nothing is computed."""
-    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return jax.eval_shape(lambda *x: UMT5Encoder(config).init(jax.random.key(0), *x), ids, ids)["params"]
+    return jax.eval_shape(partial(initial_params, config), jax.random.key(0))

@@ -123,7 +123,11 @@ def open_model(name: str, dtype, cache_dir: str | None = None) -> Model:
 
 
 def locate(model: str, dtype, cache_dir: str | None) -> epath.Path:
-    """The folder that holds `model`: one from the hub is fetched and converted into the cache first."""
+    """The folder that holds `model`: one from the hub is fetched and converted into the cache first.
+
+    Raises:
+        WanError: there is no such model, or it would take several processes to convert it.
+    """
     model = _resolve(model)
     folder = _find(model)
     if folder is not None and (cache_dir is None or checkpoint.is_checkpoint(folder)):
@@ -133,6 +137,11 @@ def locate(model: str, dtype, cache_dir: str | None) -> epath.Path:
 
     root = epath.Path(cache_dir or user_cache("models"))
     converted = root / f"{model.strip('/').replace('/', '--')}-{jnp.dtype(dtype).name}"
+    if jax.process_count() > 1 and not checkpoint.is_checkpoint(converted):
+        raise WanError(
+            f"model {model!r} is not converted yet, which one process has to do: python -m convert --src {model} "
+            "--dst DIR, where all processes can read; then name that folder"
+        )
     convert(str(folder or model), str(converted), dtype=jnp.dtype(dtype).name)
     return converted
 

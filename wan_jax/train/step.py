@@ -1,0 +1,153 @@
+"""One step of training, compiled: the loss, its gradient in parts, and the update."""
+
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from wan_jax import lora, sharding
+from wan_jax.models.dit import DiT
+from wan_jax.models.umt5 import UMT5Encoder
+from wan_jax.train.config import TrainConfig
+from wan_jax.train.objective import drop_captions, flow_matching_loss
+from wan_jax.train.optimizer import learning_rate, make_optimizer
+from wan_jax.train.state import TrainState, cast, join
+from wan_jax.train.timesteps import sample_sigma
+from wan_jax.typing import Bool, Float, Int, Params
+
+# umT5 states [b s d], or ids and mask [b s] of the tokens to make them from.
+Captions = Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
+
+
+@flax.struct.dataclass
+class Clips:
+    """What a network sees of a batch: normalised latents, float32, and captions."""
+
+    latents: Float["b f h w c"]
+    captions: Captions
+
+
+@flax.struct.dataclass
+class Report:
+    """What a step tells.
+
+    Attributes:
+        loss: mean over the batch.
+        grad_norm: of the whole gradient, before it is clipped.
+        learning_rate: of this step.
+        finite: of each parameter, in the order of `jax.tree.leaves`, whether its gradient is.
+    """
+
+    loss: Float[""]
+    grad_norm: Float[""]
+    learning_rate: Float[""]
+    finite: Bool[" n"]
+
+
+def lower_step(
+    config: TrainConfig, state: TrainState, frozen: Params, clips: Clips, no_caption: Captions
+) -> jax.stages.Lowered:
+    """`train_step` on the ambient mesh, ready to compile: donates the state, and leaves the new one where it lay.
+
+    Args:
+        state, frozen, clips, no_caption: arrays, or shapes with shardings.
+    """
+    where = jax.tree.map(lambda x: x.sharding, state)
+    step = jax.jit(partial(train_step, config=config), donate_argnums=0, out_shardings=(where, None))
+    return step.lower(state, frozen, clips, no_caption)
+
+
+def train_step(
+    state: TrainState, frozen: Params, clips: Clips, no_caption: Captions, *, config: TrainConfig
+) -> tuple[TrainState, Report]:
+    """The state after one more batch.  A gradient that is not finite changes nothing; the report says whose it is.
+
+    Args:
+        frozen: the weights that are not trained, {component: …}.
+        no_caption: the empty caption, one row.
+    """
+    keys = jax.random.split(jax.random.fold_in(state.key, state.step), config.accumulate)
+    parts = jax.tree.map(partial(_parts, count=config.accumulate), clips)
+    loss_and_gradient = jax.value_and_grad(partial(loss, config=config))
+
+    def add(total, part):
+        clips, key = part
+        return jax.tree.map(jnp.add, total, loss_and_gradient(state.params, frozen, clips, no_caption, key)), None
+
+    if config.accumulate == 1:
+        value, gradient = loss_and_gradient(state.params, frozen, clips, no_caption, keys[0])
+    else:
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
+        total, _ = jax.lax.scan(add, zero, (parts, keys))
+        value, gradient = jax.tree.map(lambda x: x / config.accumulate, total)
+
+    finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(gradient)])
+    updates, opt_state = make_optimizer(config.optimizer, config.steps).update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = None if config.ema is None else average(state.ema, params, state.step, config.ema)
+    good = finite.all() & jnp.isfinite(value)
+    changed = {"params": params, "opt_state": opt_state, "ema": ema}
+    changed |= {"step": state.step + 1, "samples": state.samples + len(clips.latents)}
+    kept = {name: getattr(state, name) for name in changed}
+    changed = jax.tree.map(lambda new, old: jnp.where(good, new, old), changed, kept)
+    rate = jnp.float32(learning_rate(config.optimizer, config.steps)(state.step))
+    return state.replace(**changed), Report(value, optax.tree.norm(gradient), rate, finite)
+
+
+@partial(jax.jit, static_argnames="config")
+def validation_losses(
+    params: Params, frozen: Params, clips: Clips, sigma: Float[""], key: jax.Array, *, config: TrainConfig
+) -> Float[" b"]:
+    """The loss of each clip at one noise level, with noise from `key` alone: the same at every call."""
+    networks = _networks(params, frozen, config)
+    noise = jax.random.normal(key, clips.latents.shape, jnp.float32)
+    sigmas = jnp.full(len(clips.latents), sigma)
+    return _losses(networks, clips.latents, noise, sigmas, _states(networks, clips.captions, config), key, config)
+
+
+def loss(params: Params, frozen: Params, clips: Clips, no_caption: Captions, key: jax.Array, config: TrainConfig):
+    """The mean loss of a batch, with noise, noise levels and dropped captions drawn from `key`."""
+    networks = _networks(params, frozen, config)
+    count = len(clips.latents)
+    noise_key, sigma_key, drop_key, task_key = jax.random.split(key, 4)
+    noise = sharding.constrain_latents(jax.random.normal(noise_key, clips.latents.shape, jnp.float32))
+    sigma = sample_sigma(config.density, sigma_key, count, config.noise_range)
+    text, no_text = _states(networks, clips.captions, config), _states(networks, no_caption, config)
+    text = drop_captions(text, no_text, drop_key, config.caption_dropout)
+    return _losses(networks, clips.latents, noise, sigma, text, task_key, config).mean()
+
+
+def average(ema: Params, params: Params, step: Int[""], decay: float) -> Params:
+    """The running average; its memory grows with the run up to `decay`, so that the first weights are forgotten."""
+    return optax.incremental_update(params, ema, 1 - jnp.minimum(decay, (1 + step) / (10 + step)))
+
+
+def _networks(params: Params, frozen: Params, config: TrainConfig) -> Params:
+    """The weights of every component as the networks compute with them."""
+    if config.lora is not None:
+        params = lora.scaled(config.lora, params)
+    return cast(join(params, frozen), config.dtype)
+
+
+def _losses(networks, latents, noise, sigma, text, key, config: TrainConfig) -> Float[" b"]:
+    dit = DiT(config.model.transformer, jnp.dtype(config.dtype), config.remat)
+
+    def predict(latents, timestep, text, row):
+        return dit.apply({"params": networks[config.component]}, latents, timestep, text, row)
+
+    return flow_matching_loss(predict, latents, noise, sigma, config.condition(latents, text, key))
+
+
+def _states(networks: Params, captions: Captions, config: TrainConfig) -> Float["b s d"]:
+    """The umT5 states of captions."""
+    if not isinstance(captions, tuple):
+        return captions
+    encoder = UMT5Encoder(config.model.text_encoder, jnp.dtype(config.dtype))
+    return encoder.apply({"params": networks["text_encoder"]}, *captions)
+
+
+def _parts(x: jax.Array, count: int) -> jax.Array:
+    """[b …] as [count, b / count, …]; every part has rows of every device, so that none moves."""
+    return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
