@@ -1,4 +1,4 @@
-"""What the attention kernel costs on TPU, tile by tile, without a TPU: writes wan_jax/attention/tiles.json.
+"""What the attention kernels cost on TPU, tile by tile, without a TPU: writes wan_jax/attention/tiles.json.
 
     python -m benchmarks.kernel_tiles                     # ten minutes on two cores; needs libtpu
     python -m benchmarks.kernel_tiles --generations v6e --tiles 2048x3584 --out tiles.json
@@ -45,15 +45,17 @@ _V6 = (
     "4096x512",
 )
 _TILES = {"v5e": _V5, "v5p": _V5, "v6e": _V6}
+_BACKWARD = (768, 1024)  # long sequences get tiles of about 1024 × 1024
 
 
 def main(generations: tuple[str, ...] = tuple(TOPOLOGIES), tiles: tuple[str, ...] = (), out: Path | None = None):
     out = out or Path(table.__file__).with_name("tiles.json")
-    measured = {}
+    measured, backward = {}, {}
     for generation in generations:
         # libtpu reads its settings once in a process
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             measured[generation] = pool.submit(measure, generation, tiles or _TILES[generation]).result()
+            backward[generation] = pool.submit(measure_backward, generation).result()
     result = {
         "unit": "VLIW bundles of the final schedule (one is one cycle of a core); heads of 128, bfloat16",
         "made_by": "python -m benchmarks.kernel_tiles",
@@ -61,6 +63,7 @@ def main(generations: tuple[str, ...] = tuple(TOPOLOGIES), tiles: tuple[str, ...
         "jax": importlib.metadata.version("jax"),
         "libtpu": importlib.metadata.version("libtpu"),
         "tiles": measured,
+        "backward": backward,
     }
     text = json.dumps(result, indent=1)
     out.write_text(re.sub(r"{[^{}]*}", lambda entry: " ".join(entry[0].split()), text) + "\n")  # an entry, a line
@@ -71,6 +74,14 @@ def measure(generation: str, tiles: tuple[str, ...]) -> list[dict[str, int]]:
     with tempfile.TemporaryDirectory() as dump:
         prepare(dump)
         return [measure_tile(generation, *map(int, tile.split("x")), Path(dump)) for tile in tiles]
+
+
+def measure_backward(generation: str) -> dict[str, list[dict[str, int]]]:
+    """The entries of the gradient's kernels for one chip."""
+    with tempfile.TemporaryDirectory() as dump:
+        prepare(dump)
+        found = [measure_backward_tile(generation, size, Path(dump)) for size in _BACKWARD]
+        return {kernel: [entry[kernel] for entry in found] for kernel in ("queries", "keys")}
 
 
 def prepare(dump: str):
@@ -101,6 +112,24 @@ def measure_tile(generation: str, q: int, kv: int, dump: Path) -> dict[str, int]
     kernel.lower(queries, keys, keys).compile()
     file = next(dump.glob(f"*-flash_q{q}_kv{kv}_*[0-9]-final_bundles.txt"))
     return {"q": q, "kv": kv, "rest_kv": rest} | kernel_parts(read_bundles(file))
+
+
+def measure_backward_tile(generation: str, size: int, dump: Path) -> dict[str, dict[str, int]]:
+    """Both kernels, compiled for two square tiles along each axis."""
+    import jax
+
+    from wan_jax.attention.flash_backward import flash_backward
+
+    sharding = topology_sharding(generation)
+    array = lambda *shape, dtype="bfloat16": jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)  # noqa: E731
+    tokens, rows = array(1, 2 * size, 256), array(1, 2, 2 * size, dtype="float32")
+    arguments = tokens, tokens, tokens, tokens, rows, tokens, rows, array(dtype="int32")
+    jax.jit(flash_backward).lower(*arguments).compile()
+    files = {
+        kernel: next(dump.glob(f"*-flash_backward_{kernel}_q{size}_*[0-9]-final_bundles.txt"))
+        for kernel in ("queries", "keys")
+    }
+    return {name: {"q": size, "kv": size} | backward_parts(read_bundles(file)) for name, file in files.items()}
 
 
 @dataclass(frozen=True)
@@ -168,6 +197,18 @@ def kernel_parts(bundles: list[str]) -> dict[str, int]:
         "few": len(few),
         "finish": len(finish) + sum(map(len, outputs)),
     }
+
+
+def backward_parts(bundles: list[str]) -> dict[str, int]:
+    """Bundles of the branches of a kernel of the gradient, which come in the order start, tile, rest, finish."""
+    found = spans(bundles)
+    grid = max((span for span in found if span.loops), key=len)
+    inside = [span for span in found if not span.loops and grid.holds(span)]
+    guard = max(inside, key=len)  # all of the kernel
+    branches = [span for span in inside if guard.holds(span)]
+    start, tile, rest, finish = (span for span in branches if not any(other.holds(span) for other in branches))
+    step = len(grid) - sum(map(len, (start, tile, rest, finish)))
+    return {"start": len(start), "step": step, "tile": len(tile), "rest": len(rest), "finish": len(finish)}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from wan_jax.attention import tiles
 from wan_jax.precision import matmul_precision
 from wan_jax.typing import Float, Int, typechecked
 
@@ -51,7 +52,7 @@ def flash_backward(
         dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=_VMEM_LIMIT
     )
 
-    def tiles(query_tile, key_tile):
+    def cut(query_tile, key_tile):
         """How arrays [b n c], [b s c] and [b k 1 n] are cut; the functions pick the tile of a grid's last two steps."""
 
         def of_queries(b, h, i, j, length_ref):
@@ -67,8 +68,12 @@ def flash_backward(
         blocks = (1, block_q, d), (1, block_kv, d), (1, 1, 1, block_q)
         return (pl.BlockSpec(block, index) for block, index in zip(blocks, (of_queries, of_keys, of_rows)))
 
+    def called(kernel, s):
+        steps = b * heads * tiles_q * tiles_kv
+        return f"{kernel}_float32" if q.dtype == jnp.float32 else tiles.name(block_q, block_kv, s, steps, kernel)
+
     length, lse, d_lse = length.reshape(1), lse[:, :, None], d_lse[:, :, None]
-    queries, keys, rows = tiles(lambda i, j: i, lambda i, j: j)
+    queries, keys, rows = cut(lambda i, j: i, lambda i, j: j)
     d_q, offset = pl.pallas_call(
         _queries_kernel,
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -79,12 +84,12 @@ def flash_backward(
             scratch_shapes=[pltpu.VMEM((d, block_q), jnp.float32)],
         ),
         out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(lse.shape, jnp.float32)],
-        name="flash_backward_queries",
+        name=called("flash_backward_queries", s),
         compiler_params=compiler_params,
         interpret=interpret,
     )(length, q, k, v, out, d_out, lse, d_lse)
 
-    queries, keys, rows = tiles(lambda i, j: j, lambda i, j: i)
+    queries, keys, rows = cut(lambda i, j: j, lambda i, j: i)
     written = pl.BlockSpec((1, block_kv, d), lambda b, h, i, j, length_ref: (b, i, h))
     d_k, d_v = pl.pallas_call(
         functools.partial(_keys_kernel, queries=n),
@@ -96,7 +101,7 @@ def flash_backward(
             scratch_shapes=[pltpu.VMEM((d, block_kv), jnp.float32)] * 2,
         ),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k, v)],
-        name="flash_backward_keys",
+        name=called("flash_backward_keys", n),
         compiler_params=compiler_params,
         interpret=interpret,
     )(length, q, k, v, d_out, lse, offset)

@@ -7,7 +7,9 @@ from wan_jax import sharding
 from wan_jax.checkpoint import components
 from wan_jax.chips import Chip
 from wan_jax.plan.programs import Job
+from wan_jax.plan.training import TrainJob
 
+_MOST_MEMORY = 0.95  # of a device, by an estimate
 _MOST_TENSOR = 4  # two reductions of all activations a block: never the fastest, but it needs no weights gathered
 
 
@@ -34,3 +36,23 @@ def candidates(job: Job, devices: list[jax.Device]) -> list[Mesh]:
 def holds_weights(job: Job, chip: Chip) -> bool:
     """Whether all components of the model together leave any room on a chip."""
     return sum(map(job.weight_bytes, components(job.config))) < chip.hbm_gib * 2**30
+
+
+def train_candidates(job: TrainJob, devices: list[jax.Device], chip: Chip, fills: bool) -> list[TrainJob]:
+    """`job` on the meshes of `devices` where its memory should suffice, the one that should be fastest first.
+
+    A clip is cut into as few pieces as possible, and then the weights: what is cut has to be sent.  Every group of
+    devices, data × fsdp, has the same number of clips.
+
+    Args:
+        fills: the batch follows the mesh, one clip for each group (in each accumulated part).
+    """
+    count = len(devices)
+    sizes = [size for size in range(1, count + 1) if count % size == 0]
+    found = []
+    for context, fsdp in ((context, fsdp) for context in sizes for fsdp in sizes if count % (context * fsdp) == 0):
+        data = count // context // fsdp
+        fitted = job.fitted(sharding.make_mesh(data=data, fsdp=fsdp, context=context, devices=devices), fills)
+        if fitted.config.batch // fitted.config.accumulate % (data * fsdp) == 0:
+            found.append(fitted)
+    return [job for job in found if job.estimated_bytes() <= _MOST_MEMORY * chip.hbm_gib * 2**30]

@@ -1,7 +1,5 @@
 """The programs that make a video, compiled as the pipeline runs them."""
 
-import re
-import time
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -10,39 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from wan_jax import checkpoint, compiler, sharding
+from wan_jax import checkpoint, sharding
 from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig
 from wan_jax.diffusion import sampling
 from wan_jax.diffusion.guidance import is_guided
 from wan_jax.diffusion.solvers import SolverState, make_steps
-from wan_jax.errors import WanError
 from wan_jax.models import abstract_params, streaming, umt5
 from wan_jax.models.dit import PATCH
 from wan_jax.models.space import strip_spec
 from wan_jax.models.vae21 import VAE21
 from wan_jax.pipelines.request import Request
+from wan_jax.plan.compiled import Program, compile_program
 from wan_jax.tokenizer import TEXT_LENGTH
 from wan_jax.typing import Params
 
 DTYPE = jnp.dtype(jnp.bfloat16)  # what the pipeline takes for everything on a TPU
 _FUNCTIONS = {"text_encoder": "encode_prompt", "denoise": "denoise", "vae_decode": "vae_step"}
 PROGRAMS = tuple(_FUNCTIONS)
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-@dataclass(frozen=True)
-class Program:
-    """A compiled program.  Bytes are of one device.
-
-    One that needs more memory than the device has is refused by the compiler, which only says how much: then `text`,
-    `argument_bytes` and `temp_bytes` are None.
-    """
-
-    compile_s: float
-    peak_bytes: float
-    argument_bytes: int | None = None
-    temp_bytes: int | None = None
-    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,25 +41,8 @@ class Job:
         Raises:
             WanError: the compiler fails, for another reason than memory.
         """
-        started = time.monotonic()
-        try:
-            lowered = getattr(self, name)()
-            started = time.monotonic()
-            compiled = compiler.compile(lowered, self.mesh.devices.flat[0].device_kind, _FUNCTIONS[name])
-            compile_s, text = time.monotonic() - started, compiled.as_text()
-        except jax.errors.JaxRuntimeError as error:
-            needed = re.search(r"Ran out of memory on HBM.*?required.*?\(([\d.]+)([KMGT]?)\)", str(error))
-            if needed is None:
-                raise WanError(f"{name}: the TPU compiler fails: {str(error).splitlines()[0]}") from error
-            return Program(time.monotonic() - started, float(needed[1]) * _UNITS[needed[2]])
-        memory = compiled.memory_analysis()
-        return Program(
-            compile_s,
-            memory.peak_memory_in_bytes,
-            memory.argument_size_in_bytes,
-            memory.temp_size_in_bytes,
-            text,
-        )
+        kind = self.mesh.devices.flat[0].device_kind
+        return compile_program(name, getattr(self, name), kind, _FUNCTIONS[name])
 
     def text_encoder(self) -> jax.stages.Lowered:
         """One prompt."""
@@ -124,6 +89,15 @@ class Job:
             int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
             for leaf in jax.tree.leaves(self.params(component))
         )
+
+    def resident_bytes(self, name: str) -> int:
+        """The weights that stay on a device while program `name` runs beside them."""
+        at_work = {"denoise": self.config.transformers[0], "vae_decode": "vae"}.get(name, name)
+        return sum(self.weight_bytes(part) for part in checkpoint.components(self.config) if part != at_work)
+
+    def flops(self, name: str) -> float | None:
+        """Useful operations of a program on each device, where they are counted."""
+        return self.denoise_flops() if name == "denoise" else None
 
     def denoise_flops(self) -> float:
         """Useful operations of a step on each device: products of matrices, without any padding."""

@@ -11,16 +11,17 @@ from tqdm import tqdm
 
 from wan_jax import sharding
 from wan_jax.attention import tiles
-from wan_jax.checkpoint import components
 from wan_jax.config import WanConfig
 from wan_jax.kernels import costs
 from wan_jax.pipelines.loading import weight_bytes
 from wan_jax.pipelines.request import Request
+from wan_jax.plan.compiled import Program
 from wan_jax.plan.cost import CATEGORIES, Cost, read_cost
 from wan_jax.plan.links import Slice
 from wan_jax.plan.meshes import candidates, holds_weights, mesh_text
-from wan_jax.plan.programs import DTYPE, PROGRAMS, Job, Program
+from wan_jax.plan.programs import DTYPE, PROGRAMS, Job
 from wan_jax.plan.topology import Topology, larger, libtpu_version
+from wan_jax.plan.training import TrainJob
 
 GIB = 2**30
 
@@ -45,15 +46,17 @@ def plan(config: WanConfig, request: Request, topology: Topology, mesh: str | No
     weights = weight_bytes(config, DTYPE, DTYPE)
     job = Job(config, request, sharding.as_mesh(mesh, devices, weights))
     others = candidates(job, devices) if compare else []
-    tried = _at_once(lambda other: _denoise_on(job, other, topology), others, "mesh")
-    meshes = sorted(map(_summary, others, tried), key=lambda entry: (not entry["fits"], entry["step_s"] or math.inf))
+    tried = at_once(lambda other: _denoise_on(job, other, topology), others, "mesh")
+    meshes = sorted(
+        map(mesh_summary, others, tried), key=lambda entry: (not entry["fits"], entry["step_s"] or math.inf)
+    )
     if meshes and mesh is None:
         job = dataclasses.replace(job, mesh=sharding.as_mesh(meshes[0]["mesh"], devices))
 
     known = {mesh_text(other): report for other, report in zip(others, tried) if report is not None}
     denoise = {"denoise": known[mesh_text(job.mesh)]} if mesh_text(job.mesh) in known else {}
     missing = [name for name in PROGRAMS if name not in denoise]
-    compiled = _at_once(lambda name: assess(job, topology, name, job.compile(name)), missing, "program")
+    compiled = at_once(lambda name: assess(job, topology, name, job.compile(name)), missing, "program")
     found = dict(zip(missing, compiled)) | denoise
     programs = {name: found[name] for name in PROGRAMS}
     fits = all(program["fits"] for program in programs.values())
@@ -75,9 +78,9 @@ def plan(config: WanConfig, request: Request, topology: Topology, mesh: str | No
     }
 
 
-def assess(job: Job, topology: Topology, name: str, program: Program) -> dict[str, Any]:
+def assess(job: Job | TrainJob, topology: Topology, name: str, program: Program) -> dict[str, Any]:
     """The report of one program of `job`."""
-    peak, resident = program.peak_bytes / GIB, _resident_bytes(job, name) / GIB
+    peak, resident = program.peak_bytes / GIB, job.resident_bytes(name) / GIB
     report: dict[str, Any] = {
         "fits": program.text is not None and peak + resident <= topology.chip.hbm_gib,
         "peak_gib": _round(peak),
@@ -99,30 +102,24 @@ def assess(job: Job, topology: Topology, name: str, program: Program) -> dict[st
     return report
 
 
-def cost_of(text: str, job: Job, topology: Topology) -> Cost:
+def cost_of(text: str, job: Job | TrainJob, topology: Topology) -> Cost:
     """The cost of a program that was compiled for `job`."""
     chips = Slice(topology.chip, tuple(tuple(device.coords) for device in job.mesh.devices.flat))
     name = topology.chip.name
     return read_cost(text, chips, lambda kernel: tiles.bundles(name, kernel) or costs.bundles(name, kernel))
 
 
-def _costs(job: Job, topology: Topology, name: str, cost: Cost) -> dict[str, Any]:
-    useful = job.denoise_flops() / topology.chip.peak_flops if name == "denoise" else None
+def _costs(job: Job | TrainJob, topology: Topology, name: str, cost: Cost) -> dict[str, Any]:
+    useful = job.flops(name)
     return {
         "gcycles": {"total": _round(cost.cycles(), 1e9)} | {c: _round(cost.cycles(c), 1e9) for c in CATEGORIES},
         "collective_gb": _round(cost.collective_bytes, 1e9),
         "collective_s": _round(cost.collective_s),
         "exposed_s": _round(cost.exposed_s),
         "step_s": _round(cost.seconds),
-        "mfu": None if useful is None else _round(useful / cost.seconds),
+        "mfu": None if useful is None else _round(useful / topology.chip.peak_flops / cost.seconds),
         "notes": sorted(cost.notes),
     }
-
-
-def _resident_bytes(job: Job, name: str) -> int:
-    """The weights that stay on a device while program `name` runs beside them."""
-    at_work = {"denoise": job.config.transformers[0], "vae_decode": "vae"}.get(name, name)
-    return sum(job.weight_bytes(component) for component in components(job.config) if component != at_work)
 
 
 def _video_seconds(job: Job, programs: dict[str, dict]) -> float | None:
@@ -144,9 +141,10 @@ def _denoise_on(job: Job, mesh: Mesh, topology: Topology) -> dict[str, Any] | No
     return assess(job, topology, "denoise", job.compile("denoise")) if holds_weights(job, topology.chip) else None
 
 
-def _summary(mesh: Mesh, denoise: dict[str, Any] | None) -> dict[str, Any]:
+def mesh_summary(mesh: Mesh, step: dict[str, Any] | None) -> dict[str, Any]:
+    """What is compared of a step on a mesh, from its report."""
     keys = ("fits", "step_s", "peak_gib", "mfu")
-    values = {"fits": False} if denoise is None else denoise
+    values = {"fits": False} if step is None else step
     return {"mesh": mesh_text(mesh)} | {key: values.get(key) for key in keys}
 
 
@@ -155,13 +153,13 @@ def _alternative(job: Job, topology: Topology, meshes: list[dict]) -> dict[str, 
     unfit = {entry["mesh"] for entry in meshes if not entry["fits"]} | {mesh_text(job.mesh)}
     while topology is not None:
         for mesh in candidates(job, topology.devices):
-            if mesh_text(mesh) not in unfit and _summary(mesh, _denoise_on(job, mesh, topology))["fits"]:
+            if mesh_text(mesh) not in unfit and mesh_summary(mesh, _denoise_on(job, mesh, topology))["fits"]:
                 return {"topology": topology.name, "mesh": mesh_text(mesh)}
         topology, unfit = larger(topology), set()
     return None
 
 
-def _at_once(f: Callable, arguments: Sequence, unit: str) -> list:
+def at_once(f: Callable, arguments: Sequence, unit: str) -> list:
     """f of each argument, two at a time: the compiler does not hold the interpreter's lock."""
     with ThreadPoolExecutor(2) as pool:
         return list(tqdm(pool.map(f, arguments), "compile", len(arguments), unit=unit, disable=not arguments))

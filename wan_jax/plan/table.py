@@ -12,7 +12,7 @@ def format_report(report: dict[str, Any]) -> str:
     """What `python -m wan_jax plan` prints."""
     rows = [_COLUMNS, *(_row(name, program) for name, program in report["programs"].items())]
     lines = [
-        f"{report['model']}, {report['size']}, {report['frames']} frames, {report['steps']} steps, on "
+        f"{report['model']}, {report['size']}, {report['frames']} frames, {_work(report)}, on "
         f"{report['topology']} ({report['hbm_gib']} GiB a device), mesh {report['mesh']}, libtpu {report['libtpu']}",
         "",
         *_aligned(rows),
@@ -21,15 +21,34 @@ def format_report(report: dict[str, Any]) -> str:
         "cycles of one run; sent are GB to other chips, and waits the time for them that nothing hides.",
     ]
     if report["meshes"]:
-        rows = [("mesh", "fits", "peak", "step", "MFU")]
+        rows = [("mesh", "clips", "fits", "peak", "step", "MFU")]
         rows += [
-            (entry["mesh"], _yes(entry["fits"]), _number(entry["peak_gib"]), *_speed(entry))
+            (
+                entry["mesh"],
+                f"{entry.get('batch', '')}",
+                _yes(entry["fits"]),
+                _number(entry["peak_gib"]),
+                *_speed(entry),
+            )
             for entry in report["meshes"]
         ]
-        lines += ["", "The denoising step on other meshes:", *_aligned(rows)]
+        title = "The training step" if _trains(report) else "The denoising step"
+        rows = rows if _trains(report) else [(row[0], *row[2:]) for row in rows]
+        lines += ["", f"{title} on other meshes:", *_aligned(rows)]
     notes = sorted({note for program in report["programs"].values() for note in program["notes"]})
     lines += ["", *(f"note: {note}" for note in notes)]
     return "\n".join([*lines, _verdict(report)])
+
+
+def _trains(report: dict[str, Any]) -> bool:
+    return "batch" in report
+
+
+def _work(report: dict[str, Any]) -> str:
+    if not _trains(report):
+        return f"{report['steps']} steps"
+    parts = f" in {report['accumulate']} parts" if report["accumulate"] > 1 else ""
+    return f"{report['batch']} clips a step{parts} for {report['component']}, remat={report['remat']}"
 
 
 def _row(name: str, program: dict[str, Any]) -> tuple[str, ...]:
@@ -53,11 +72,16 @@ def _speed(entry: dict[str, Any]) -> tuple[str, str]:
 
 
 def _verdict(report: dict[str, Any]) -> str:
+    if report["fits"] and _trains(report):
+        step = report["programs"]["train_step"]
+        clips, mfu = 3600 * report["batch"] / step["step_s"], 100 * step["mfu"]
+        return f"It fits.  Modelled: {step['step_s']:.2f} s a step, {clips:.0f} clips an hour, MFU {mfu:.1f} %."
     if report["fits"]:
         step_s = report["programs"]["denoise"]["step_s"]
         return f"It fits.  Modelled: {step_s:.2f} s a step, {report['video_s']:.1f} s a video."
     if report["alternative"]:
-        return "It does not fit.  This does: --topology {topology} --mesh {mesh}".format(**report["alternative"])
+        other = {"setting": ""} | report["alternative"]
+        return "It does not fit.  This does: --topology {topology} --mesh {mesh} {setting}".format(**other).rstrip()
     return f"It does not fit, nor on any other slice of {report['topology'].partition(':')[0]}."
 
 
