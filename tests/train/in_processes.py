@@ -8,6 +8,7 @@ import jax
 port, count, index, devices, folder, *changes = sys.argv[1:]
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(devices))
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # see tests/conftest.py
 if int(count) > 1:
     jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
 

@@ -20,6 +20,9 @@ from wan_jax.pipelines.loading import locate
 from wan_jax.train.journal import read_journal
 from wan_jax.train.loop import train
 
+# Quick to compile, not to run; and on CPU, collectives that do not depend on each other must keep one order, or devices
+# wait for each other for ever.
+_XLA_FLAGS = ("--xla_backend_optimization_level=0", "--xla_cpu_enable_concurrency_optimized_scheduler=false")
 LONG, SHORT = 300, 24  # several processes on few cores are slow
 
 
@@ -48,9 +51,11 @@ def start(tmp_path_factory, data, base):
             port = free.getsockname()[1]
         script = [sys.executable, "-m", "tests.train.in_processes"]
         arguments = [str(folder), f"data={data}", f"base={base}", *changes]
-        quick = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # to compile, not to run
+        environment = os.environ | {"XLA_FLAGS": " ".join(_XLA_FLAGS)}
+        if processes * devices > 1:
+            environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # which keeps another order of collectives
         started = [
-            subprocess.Popen([*script, *map(str, (port, processes, i, devices)), *arguments], env=quick)
+            subprocess.Popen([*script, *map(str, (port, processes, i, devices)), *arguments], env=environment)
             for i in range(processes)
         ]
         running.extend(started)
