@@ -1,9 +1,13 @@
 """What all tests share.  `make test` leaves out tests/parity, which needs PyTorch and Diffusers."""
 
 import importlib.util
+import os
 
 import jax
 import pytest
+
+# Programs of tests run for moments; to compile them well takes longer.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # Meshes are tested on virtual devices.  Their number is fixed once the backend starts, so this runs at import.
 jax.config.update("jax_num_cpu_devices", 16)
