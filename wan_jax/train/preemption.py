@@ -32,3 +32,4 @@ class Preemption:
 
     def _note(self, number: int, frame: FrameType | None):
         self.signal = number
+        signal.signal(number, self._before[number])  # a second one is not to wait for anything
