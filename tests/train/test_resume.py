@@ -23,7 +23,7 @@ from wan_jax.train.loop import train
 # Quick to compile, not to run; and on CPU, collectives that do not depend on each other must keep one order, or devices
 # wait for each other for ever.
 _XLA_FLAGS = ("--xla_backend_optimization_level=0", "--xla_cpu_enable_concurrency_optimized_scheduler=false")
-LONG, SHORT = 300, 24  # several processes on few cores are slow
+LONG, SHORT = 300, 12  # several processes on few cores are slow
 
 
 @pytest.fixture(scope="module")
