@@ -6,8 +6,8 @@
 AdamW with learning rate 1e-4 and weight decay 1e-3 are the paper's.  Batch, warm-up, averaging, shift and the share of
 dropped captions are not published; these are what others use.
 
-Modelled for 1280×720, 81 frames, each half of a step: 35.8 s on v5p:4x4x4 with mesh=data=4,fsdp=8,context=2, and 8.8 s on
-v6e:16x16 with mesh=data=8,fsdp=4,context=8 (python -m wan_jax plan --train).
+Modelled for 1280×720, 81 frames, each half of a step: 35.8 s on v5p:4x4x4 with mesh=data=4,fsdp=8,context=2, and 8.8 s
+on v6e:16x16 with mesh=data=8,fsdp=4,context=8 (python -m wan_jax plan --train).
 
 The expert sees timesteps of 875 and more alone, so a video needs the other one as well: train_wan22_t2v.py trains both.
 """
