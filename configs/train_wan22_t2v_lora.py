@@ -8,27 +8,24 @@ and Diffusers read as well (`pipe.load_lora_weights(path, load_into_transformer_
 high-noise expert blurs if it learns too fast, so its learning rate is lower.
 """
 
-from configs import wan22_t2v_a14b
+from dataclasses import replace
+
+from configs import train_wan22_t2v_finetune
 from wan_jax.lora import LoraConfig
 from wan_jax.train.config import Optimizer, TrainConfig
+
+_LEARNING_RATES = {"transformer": 3e-5, "transformer_2": 1e-4}
 
 
 def get_config() -> tuple[TrainConfig, ...]:
     return tuple(
-        TrainConfig(
-            name=name,
-            model=wan22_t2v_a14b.get_config(),
-            component=component,
-            base="wan22_t2v_a14b",
-            init="wan22_t2v_a14b",
-            init_component=component,
+        replace(
+            run,
+            name=run.name.replace("finetune", "lora"),
             lora=LoraConfig(rank=32, alpha=32.0),
-            steps=2000,
             batch=8,
             ema=None,
-            optimizer=Optimizer(learning_rate=learning_rate, weight_decay=0.0, warmup_steps=100),
-            save_every=250,
-            validate_every=250,
+            optimizer=Optimizer(learning_rate=_LEARNING_RATES[run.component], weight_decay=0.0, warmup_steps=100),
         )
-        for name, component, learning_rate in (("lora_high", "transformer", 3e-5), ("lora_low", "transformer_2", 1e-4))
+        for run in train_wan22_t2v_finetune.get_config()
     )
