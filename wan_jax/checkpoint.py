@@ -285,9 +285,7 @@ class ArrayWriter:
         return sha256
 
 
-def write_component(
-    folder: epath.PathLike, config: DiTConfig | VAEConfig | UMT5Config, params: Params, stacked: set[str]
-):
+def write_component(folder: epath.PathLike, config: DiTConfig | VAEConfig | UMT5Config, params: Params):
     """Writes a weight folder, which replaces an older one when it is complete.
 
     Every process calls it; process 0 writes, and holds one layer at a time.
@@ -296,9 +294,9 @@ def write_component(
         folder: the component's folder.
         config: the component's config.
         params: its parameters, on any mesh, in the dtypes to store.
-        stacked: the paths whose leading axis is the layer.
     """
     folder, flat = epath.Path(folder), flatten_dict(params, sep="/")
+    stacked = {path for path in flat if path.startswith("blocks/")}
     # Only a local rename is atomic; in a bucket, there is no component before its manifest.
     work = folder if "://" in str(folder) else folder.parent / f"{folder.name}.partial"
     create(work, config, {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in flat.items()}, stacked)

@@ -4,7 +4,6 @@ import shutil
 
 import jax
 from etils import epath
-from flax.traverse_util import flatten_dict
 
 from benchmarks.shapes.world import FPS, FRAMES, SIDE
 from wan_jax import checkpoint
@@ -50,7 +49,6 @@ def write_start(folder: epath.PathLike, vae: VAEConfig, params: Params, seed: in
         "transformer": jax.jit(lambda key: dit.initial_params(config.transformer, key))(keys[1]),
     }
     for name, part in checkpoint.components(config).items():
-        stacked = {path for path in flatten_dict(weights[name], sep="/") if path.startswith("blocks/")}
-        checkpoint.write_component(folder / name, part, weights[name], stacked)
+        checkpoint.write_component(folder / name, part, weights[name])
     write_byte_tokenizer(folder / "tokenizer")
     checkpoint.write_model_index(folder, config, {"trained": "vae", "by": "benchmarks/shapes/vae.py"})

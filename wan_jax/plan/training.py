@@ -16,7 +16,7 @@ from wan_jax.models.flops import forward_flops
 from wan_jax.plan.compiled import Program, compile_program
 from wan_jax.tokenizer import TEXT_LENGTH
 from wan_jax.train.config import TrainConfig
-from wan_jax.train.models import network_shapes, split, trained_shapes
+from wan_jax.train.models import network_shapes, split, trained_shapes, trains_text_encoder
 from wan_jax.train.state import TrainState, abstract_state, cast, component_specs
 from wan_jax.train.step import Captions, Clips, lower_step
 from wan_jax.typing import Params
@@ -51,7 +51,7 @@ class TrainJob:
 
     @classmethod
     def make(cls, config: TrainConfig, clip: tuple[int, int, int, int], mesh: Mesh) -> "TrainJob":
-        encodes = "text_encoder" in split(config, network_shapes(config, True))[0]
+        encodes = trains_text_encoder(config)
         _, frozen = split(config, network_shapes(config, encodes))
         frozen = jax.eval_shape(partial(cast, dtype=config.dtype), frozen)
         return cls(config, clip, mesh, trained_shapes(config, encodes), frozen, encodes)

@@ -26,10 +26,9 @@ from wan_jax.train.models import (
     export,
     find_tokenizer,
     frozen_weights,
-    network_shapes,
-    split,
     starting_weights,
     trained_shapes,
+    trains_text_encoder,
     whole_weights,
 )
 from wan_jax.train.preemption import Preemption
@@ -188,7 +187,7 @@ def _finished(folder: epath.Path, config: TrainConfig) -> Result | None:
 
 def _encodes(config: TrainConfig, dataset: Dataset) -> bool:
     """Whether umT5 runs in every step: it is trained, or the dataset holds no states."""
-    return not dataset.config["text"] or "text_encoder" in split(config, network_shapes(config, True))[0]
+    return not dataset.config["text"] or trains_text_encoder(config)
 
 
 def _begin(config: TrainConfig, encodes: bool, checkpoints: Checkpoints, mesh: Mesh) -> tuple[TrainState, Params]:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
-from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from wan_jax import checkpoint, lora, sharding
@@ -42,6 +41,11 @@ def network_shapes(config: TrainConfig, encodes: bool) -> Params:
 def split(config: TrainConfig, networks: Params) -> tuple[Params, Params]:
     """What is trained and what is frozen of these networks; under a low-rank update all are frozen."""
     return ({}, networks) if config.lora is not None else partition(networks, config.trainable)
+
+
+def trains_text_encoder(config: TrainConfig) -> bool:
+    """Whether any weight of umT5 is trained, so that captions have to come as tokens."""
+    return "text_encoder" in split(config, network_shapes(config, True))[0]
 
 
 def trained_shapes(config: TrainConfig, encodes: bool) -> Params:
@@ -167,8 +171,7 @@ def export(config: TrainConfig, trained: Params, source: Mapping[str, Any]) -> e
     """
     folder = finished_model(config)
     for name, params in trained.items():
-        stacked = {path for path in flatten_dict(params, sep="/") if path.startswith("blocks/")}
-        checkpoint.write_component(folder / name, components(config.model)[name], params, stacked)
+        checkpoint.write_component(folder / name, components(config.model)[name], params)
     if is_leader():
         _complete(folder, config, source)
     wait_for_all("export")
