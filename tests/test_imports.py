@@ -13,7 +13,7 @@ LAYERS = [
     {"errors", "typing"},
     {"config", "precision", "cache", "cluster", "compiler", "executables", "sharding", "chips", "remat"},
     {"kernels"},
-    {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "frames", "metrics"},
+    {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "frames", "metrics", "perceptual"},
     {"models"},
     {"diffusion", "placeholder", "lora"},
     {"experts", "conditioning"},
