@@ -123,9 +123,12 @@ def _memory_bytes(device: jax.Device) -> float:
 
 
 def ambient_mesh() -> AbstractMesh | None:
-    """The mesh around the code that is being traced; None where there is none, or a single device."""
+    """The mesh around the code that is being traced; None where there is none, or a single device.
+
+    Code that every device runs for itself, under a `shard_map` over all axes, is on a single one.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty or mesh.size == 1 else mesh
+    return None if mesh.empty or mesh.size == 1 or set(mesh.axis_types) == {AxisType.Manual} else mesh
 
 
 def device_kind() -> str:

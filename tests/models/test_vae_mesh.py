@@ -8,7 +8,7 @@ import pytest
 from tests.compare import relative_error
 from tests.models.test_vae21 import apply, random_params
 from wan_jax.config import VAEConfig
-from wan_jax.models import streaming
+from wan_jax.models import space, streaming
 from wan_jax.models.vae21 import VAE21
 from wan_jax.sharding import make_mesh
 
@@ -60,6 +60,32 @@ def test_chunks_equal_one_device(params, clip, alone):
         chunks = list(streaming.decode_chunks(VAE, params, latents))
     assert all(chunk.is_fully_replicated for chunk in chunks)
     assert relative_error(np.concatenate(chunks, axis=1), decoded) <= 1e-5
+
+
+def test_tiles_equal_one_device(params, clip, alone, monkeypatch):
+    """As on a TPU, which takes many tiles to a strip.  Here the last ones reach beyond the frame, right and below."""
+    latents, decoded = alone
+    monkeypatch.setattr(space, "cut", lambda axes, devices, *frame: space.Tiles(axes, devices, frame, (1, 2)))
+    assert relative_error(streamed(params, clip, "encode"), latents) <= 1e-5
+    with jax.set_mesh(mesh_of(dict(data=2))):
+        assert relative_error(streamed(params, latents, "decode"), decoded) <= 1e-5
+
+
+def streamed(params, x, method):
+    """The first frame, then the others.  `streaming` would keep programs for the next test."""
+    step = jax.jit(lambda params, x, cache: VAE.apply({"params": params}, x, cache, method=method))
+    start, cache = step(params, x[:, :1], None)
+    return np.concatenate([start, step(params, x[:, 1:], cache)[0]], axis=1)
+
+
+@pytest.mark.parametrize("devices, height, width", [(8, 90, 160), (8, 60, 104), (1, 90, 160), (4, 60, 104)])
+def test_tiles_fill_the_vectors_of_a_tpu(monkeypatch, devices, height, width):
+    """The latents of 720p and 480p."""
+    monkeypatch.setattr(space, "vector_length", lambda: 128)
+    tiles = space.cut(("data",), devices, height, width)
+    assert np.all(np.array(tiles.covered) >= (height, width))
+    vectors = -(-np.prod(tiles.grid) // 128)
+    assert devices * vectors * 128 * np.prod(tiles.tile) <= 1.15 * height * width
 
 
 def test_gradient_equals_one_device(params, alone):

@@ -12,8 +12,6 @@ from wan_jax.models import space
 from wan_jax.precision import matmul_precision
 from wan_jax.typing import Float, typechecked
 
-_CHANNELS = 3  # of [f h w c]
-
 
 class Conv(nn.Module):
     """A convolution of [b f h w c] over frames, rows and columns, or over rows and columns.
@@ -46,12 +44,11 @@ class Conv(nn.Module):
 def convolve(
     x: Float["b f h w c"], kernel: Float["kf kh kw c d"], strides: tuple[int, int, int] = (1, 1, 1)
 ) -> Float["b g i j d"]:
-    """A convolution without padding.  NVIDIA's own is fastest as it is; elsewhere it is a sum of 2-D ones.
+    """A convolution without padding.  Accelerators do it best as it is, CPUs as a sum of 2-D convolutions.
 
-    The sum, in float32, goes over the taps of one axis, and that axis counts as a batch in each 2-D convolution.  XLA
-    makes a TPU's vectors from the batch: with columns there, it need not rearrange the pixels for each convolution,
-    which is two thirds of a 3-D one's modelled cycles.  CPUs want frames there: few channels, as in small models, run
-    six times as fast.  The sum is a loop, since XLA compiles every convolution for seconds.
+    A TPU needs a batch that fills its vectors, which `wan_jax.models.space` sees to.  The sum, in float32, goes over
+    the taps in time, and frames count as a batch: few channels, as in small models, run six times as fast.  It is a
+    loop, since XLA compiles every convolution for seconds.
     """
     if sharding.is_nvidia():
         return lax.conv_general_dilated(
@@ -62,31 +59,35 @@ def convolve(
             dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
             precision=matmul_precision(x.dtype),
         )
-    axis = 2 if sharding.is_tpu() else 0
-    plane = [i for i in range(3) if i != axis]
-    layout = (axis, _CHANNELS, *plane)
-    numbers = lax.ConvDimensionNumbers(lhs_spec=layout, rhs_spec=(3, 2, 0, 1), out_spec=layout)
-    taps = jnp.moveaxis(kernel, axis, 0)
+    if sharding.is_tpu():
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            "VALID",
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+            precision=matmul_precision(x.dtype),
+        )
 
     def one(clip: jax.Array) -> jax.Array:
-        reach = max(clip.shape[axis] - len(taps) + 1, 0)
+        reach = max(len(clip) - len(kernel) + 1, 0)
 
         @jax.checkpoint  # or the gradient would keep all shifted copies of the clip
         def add(total, tap):
             offset, weights = tap
-            part = lax.dynamic_slice_in_dim(clip, offset, reach, axis)
+            part = lax.dynamic_slice_in_dim(clip, offset, reach)
             return total + lax.conv_general_dilated(
-                lax.slice_in_dim(part, 0, None, strides[axis], axis),
+                lax.slice_in_dim(part, 0, None, strides[0]),
                 weights,
-                [strides[i] for i in plane],
+                strides[1:],
                 "VALID",
-                dimension_numbers=numbers,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 precision=matmul_precision(x.dtype),
                 preferred_element_type=jnp.float32,
             ), None
 
         shape = [max(-(-(clip.shape[i] - kernel.shape[i] + 1) // strides[i]), 0) for i in range(3)]
         zeros = jnp.zeros((*shape, kernel.shape[-1]), jnp.float32)
-        return lax.scan(add, zeros, (jnp.arange(len(taps)), taps))[0].astype(x.dtype)
+        return lax.scan(add, zeros, (jnp.arange(len(kernel)), kernel))[0].astype(x.dtype)
 
     return jax.vmap(one)(x)

@@ -15,7 +15,7 @@ import numpy as np
 
 from wan_jax.config import VAEConfig
 from wan_jax.errors import WanError
-from wan_jax.models.space import in_strips
+from wan_jax.models.space import in_tiles
 from wan_jax.models.vae_layers import (
     Cache,
     ChannelNorm,
@@ -183,7 +183,7 @@ class VAE21(nn.Module):
                 f"{f} frames of {h}×{w} do not divide into latents: "
                 f"there must be {frames} frames, with height and width multiples of {space}"
             )
-        x, cache = in_strips(self.encoder, video.astype(self.dtype), cache, rows_per_latent=space)
+        x, cache = in_tiles(self.encoder, video.astype(self.dtype), cache, pixels_per_latent=space)
         mean, log_variance = jnp.split(self.quant_conv(x).astype(jnp.float32), 2, axis=-1)
         return (mean, log_variance), cache
 
@@ -194,9 +194,15 @@ class VAE21(nn.Module):
         n frames of latents make 4n frames, 4n - 3 in the first chunk.
         """
         center, spread = self._statistics()
-        x = self.post_quant_conv((latents.astype(jnp.float32) * spread + center).astype(self.dtype))
-        x, cache = in_strips(self.decoder, x, cache, rows_per_latent=1)
-        return jnp.clip(x.astype(jnp.float32), -1.0, 1.0), cache
+        x, cache = self.decode_sample(latents.astype(jnp.float32) * spread + center, cache)
+        return jnp.clip(x, -1.0, 1.0), cache
+
+    @typechecked
+    def decode_sample(self, sample: Float["b f h w z"], cache: Cache | None = None) -> tuple[Float["b g i j 3"], Cache]:
+        """As `decode`, of a sample of the posterior that `moments` tells, and without the limits -1 and 1."""
+        x = self.post_quant_conv(sample.astype(self.dtype))
+        x, cache = in_tiles(self.decoder, x, cache, pixels_per_latent=1)
+        return x.astype(jnp.float32), cache
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each latent channel."""

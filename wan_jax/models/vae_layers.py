@@ -132,10 +132,11 @@ class FrameAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = x.shape[-1]
         q, k, v = jnp.split(pointwise(3 * c, self.dtype, "qkv")(ChannelNorm(name="norm")(x)), 3, axis=-1)
+        q = space.strip(q)
         frames = [_tokens(q), _tokens(space.whole_frames(k)), _tokens(space.whole_frames(v))]
         # Frame by frame: at 720p the logits of a single one take 0.8 GB.
         y = jax.lax.map(lambda qkv: attend(*qkv), frames)
-        y = jnp.moveaxis(y, 0, 1).reshape(x.shape)
+        y = space.split(jnp.moveaxis(y, 0, 1).reshape(q.shape))
         return x + pointwise(c, self.dtype, "out")(y)
 
 

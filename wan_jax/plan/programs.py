@@ -15,7 +15,7 @@ from wan_jax.diffusion.guidance import is_guided
 from wan_jax.diffusion.solvers import SolverState, make_steps
 from wan_jax.models import abstract_params, streaming, umt5
 from wan_jax.models.dit import PATCH
-from wan_jax.models.space import strip_spec
+from wan_jax.models.space import cache_spec
 from wan_jax.models.vae21 import VAE21
 from wan_jax.pipelines.request import Request
 from wan_jax.plan.compiled import Program, compile_program
@@ -71,7 +71,7 @@ class Job:
         with jax.set_mesh(self.mesh):
             frame = self._latents(frames=1)
             _, cache = jax.eval_shape(partial(streaming.vae_step, vae, method="decode", cache=None), params, frame)
-            cache = jax.tree.map(lambda x: self._on_mesh(x, strip_spec(self.mesh)), cache)
+            cache = jax.tree.map(lambda x: self._on_mesh(x, cache_spec(self.mesh)), cache)
             return streaming.vae_step.lower(vae, params, frame, cache, "decode")
 
     @property
