@@ -56,7 +56,19 @@ def test_metadata_can_be_left_out(tmp_path):
 def test_reconstruct(tmp_path, capsys):
     cli.main(["generate", "--prompt", "a", *SMALL, "--out", str(tmp_path / "a.mp4")])
     capsys.readouterr()
-    cli.main(["reconstruct", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "--frames", "3", "--json"])
+    cli.main(
+        [
+            "reconstruct",
+            str(tmp_path / "a.mp4"),
+            str(tmp_path / "b.mp4"),
+            "--no-perceptual",
+            "--frames",
+            "3",
+            "--model",
+            "untrained",
+            "--json",
+        ]
+    )
     report = json.loads(capsys.readouterr().out)
     assert report["frames"] == 3 and len(list(read_video(tmp_path / "b.mp4"))) == 3
     assert 0 < report["psnr"] < 100 and -1 <= report["ssim"] <= 1
@@ -80,8 +92,8 @@ GENERATE = ["generate", "--prompt", "a", *SMALL]
         ([*GENERATE, "--out", "out.avi"], "use .mp4, .webp or .gif"),
         (["generate"], "--prompt is missing"),
         (["generate", "--from", "{text}"], "notes.txt"),
-        (["reconstruct", "{text}", "out.mp4"], "notes.txt"),
-        (["reconstruct", "missing.mp4", "out.mp4"], "missing.mp4"),
+        (["reconstruct", "{text}", "out.mp4", "--model", "untrained"], "notes.txt"),
+        (["reconstruct", "missing.mp4", "out.mp4", "--model", "untrained"], "missing.mp4"),
         ([*GENERATE, "--dtype", "int4"], "dtype='int4' is unknown"),
     ],
 )
@@ -104,7 +116,7 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, args, m
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
 
 
-@pytest.mark.parametrize("command", ["generate", "reconstruct"])
+@pytest.mark.parametrize("command", ["generate", "reconstruct", "encode", "decode"])
 def test_help_shows_an_example(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])

@@ -1,5 +1,6 @@
 """Videos to files and back."""
 
+import itertools
 import json
 import os
 import struct
@@ -14,7 +15,7 @@ from PIL import Image
 
 from wan_jax.errors import WanError
 from wan_jax.frames import Frames
-from wan_jax.video_io import check_output, export_to_video, read_metadata, read_video
+from wan_jax.video_io import check_output, export_to_video, frame_times, join_videos, read_metadata, read_video
 
 FORMATS = ["out.mp4", "out.webp", "out.gif", "out"]
 METADATA = {"prompt": "猫 & \"dog\" — 'bird'", "seed": 7, "guidance_scale": [4.0, 3.0], "negative_prompt": "x" * 900}
@@ -152,6 +153,22 @@ def test_rates_of_animations(tmp_path, name, tick):
     """16 frames per second is 62.5 ms: whole ticks that add up to the true length."""
     _, times = pictures(export_to_video(clip(16), tmp_path / name, fps=16))
     assert sum(times) == 1000 and set(times) <= ({62, 63} if tick == 1 else {60, 70})
+
+
+@pytest.mark.parametrize("fps, cuts", [(16, [0, 13, 15, 38, 40]), (30000 / 1001, [0, 20, 39, 40]), (24, [0, 1])])
+def test_joined_pieces_play_as_one(tmp_path, fps, cuts):
+    """Also pieces of a frame or two, which the encoder orders otherwise."""
+    frames = clip(cuts[-1])
+    paths = [export_to_video(frames[a:b], tmp_path / f"{a}.mp4", fps) for a, b in itertools.pairwise(cuts)]
+    joined = join_videos(paths, tmp_path / "all.mp4", METADATA)
+    alone = np.concatenate([pictures(path)[0] for path in paths])
+    np.testing.assert_array_equal(pictures(joined)[0], alone)
+    np.testing.assert_allclose(frame_times(joined), np.arange(len(frames)) / fps, atol=1e-4)
+    assert read_video(joined).fps == pytest.approx(fps, rel=1e-6) and read_metadata(joined) == METADATA
+    other = export_to_video(clip(3, 32, 32), tmp_path / "other.mp4", fps)
+    with pytest.raises(WanError, match=r"cannot join .*other\.mp4"):
+        join_videos([paths[0], other], tmp_path / "none.mp4")
+    assert not (tmp_path / "none.mp4").exists()
 
 
 def test_read_video(tmp_path):

@@ -132,10 +132,12 @@ def reconstruct(
     src: tyro.conf.Positional[Path],
     dst: tyro.conf.Positional[Path],
     *,
-    model: Annotated[str | None, _flag("DIR|HUB_ID|NAME", "a small untrained placeholder")] = None,
+    model: Annotated[str, tyro.conf.arg(metavar="DIR|HUB_ID|NAME")],
     frames: Annotated[int | None, _flag("N", "all")] = None,
     dtype: Annotated[str | None, _flag("NAME", "float32; bfloat16 on TPU")] = None,
     mesh: Annotated[str | None, _flag("AXES", "all accelerators")] = None,
+    tile: Annotated[int | None, _flag("N", "whole frames")] = None,
+    perceptual: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: measured)")] = True,
     json: Switch = False,
 ):
     """Sends a video through the autoencoder and back, and measures what was lost.
@@ -151,15 +153,122 @@ def reconstruct(
         frames: stop after so many frames.
         dtype: of the autoencoder.
         mesh: how to share the work among devices, such as context=8.
+        tile: cut frames into overlapping squares of so many pixels; approximate, for one device.
+        perceptual: measure LPIPS too; its weights are fetched once.
         json: print the result as JSON.
     """
-    from wan_jax import placeholder
     from wan_jax.pipelines.reconstruct import reconstruct_file
 
-    report = reconstruct_file(src, dst, model or placeholder.NAME, dtype, frames, mesh)
-    _report(
-        report, "{out}: {frames} frames, PSNR {psnr:.2f} dB, SSIM {ssim:.4f}, {fps:.1f} frames/s".format(**report), json
-    )
+    report = reconstruct_file(src, dst, model, dtype, frames, mesh, tile, perceptual)
+    names = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.4f}", "lpips": "LPIPS {:.4f}"}
+    quality = ", ".join(text.format(report[name]) for name, text in names.items() if name in report)
+    _report(report, f"{_done(report)}, {quality}", json)
+
+
+def encode(
+    src: tyro.conf.Positional[Path],
+    dst: tyro.conf.Positional[Path],
+    *,
+    model: Annotated[str, tyro.conf.arg(metavar="DIR|HUB_ID|NAME")],
+    frames: Annotated[int | None, _flag("N", "all")] = None,
+    dtype: Annotated[str | None, _flag("NAME", "float32; bfloat16 on TPU")] = None,
+    mesh: Annotated[str | None, _flag("AXES", "all accelerators")] = None,
+    tile: Annotated[int | None, _flag("N", "whole frames")] = None,
+    restart: Switch = False,
+    json: Switch = False,
+):
+    """Encodes a video of any length into a file of latents, in constant memory.
+
+    Killed, the same command goes on where it was.
+
+    python -m wan_jax encode film.mp4 film.safetensors --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers
+
+    Args:
+        src: any video file.
+        dst: a .safetensors file; its tensor "latents" has the axes frame, row, column, channel.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
+        frames: stop after so many frames.
+        dtype: of the autoencoder.
+        mesh: how to share the work among devices, such as context=8.
+        tile: cut frames into overlapping squares of so many pixels; approximate, for one device.
+        restart: drop what an earlier command left, instead of going on with it.
+        json: print the result as JSON.
+    """
+    from wan_jax.pipelines.vae_files import encode_file
+
+    report = encode_file(src, dst, model, dtype, frames, mesh, tile, restart)
+    _report(report, f"{_done(report)}, {report['latents']} latents", json)
+
+
+def decode(
+    src: tyro.conf.Positional[Path],
+    dst: tyro.conf.Positional[Path],
+    *,
+    model: Annotated[str, tyro.conf.arg(metavar="DIR|HUB_ID|NAME")],
+    dtype: Annotated[str | None, _flag("NAME", "float32; bfloat16 on TPU")] = None,
+    mesh: Annotated[str | None, _flag("AXES", "all accelerators")] = None,
+    tile: Annotated[int | None, _flag("N", "whole frames")] = None,
+    restart: Switch = False,
+    json: Switch = False,
+):
+    """Decodes a file of latents into a video, in constant memory.
+
+    Killed, the same command goes on where it was.
+
+    python -m wan_jax decode film.safetensors again.mp4 --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers
+
+    Args:
+        src: what the encode command made.
+        dst: an .mp4 file, which gets the frames, size and rate of the encoded video.
+        model: the one that the latents were made with.
+        dtype: of the autoencoder.
+        mesh: how to share the work among devices, such as context=8.
+        tile: cut frames into overlapping squares of so many pixels; approximate, for one device.
+        restart: drop what an earlier command left, instead of going on with it.
+        json: print the result as JSON.
+    """
+    from wan_jax.pipelines.vae_files import decode_file
+
+    report = decode_file(src, dst, model, dtype, mesh, tile, restart)
+    _report(report, _done(report), json)
+
+
+def eval_vae(
+    *,
+    src: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    model: Annotated[str, tyro.conf.arg(metavar="DIR|HUB_ID|NAME")],
+    out: Annotated[Path | None, _flag("DIR", "nothing is written")] = None,
+    max_clips: Annotated[int | None, _flag("N", "all")] = None,
+    frames: Annotated[int | None, _flag("N", "all")] = None,
+    size: Annotated[str | None, _flag("WxH", "that of each clip")] = None,
+    perceptual: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: measured)")] = True,
+    fvd: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: measured)")] = True,
+    dtype: Annotated[str | None, _flag("NAME", "float32; bfloat16 on TPU")] = None,
+    mesh: Annotated[str | None, _flag("AXES", "all accelerators")] = None,
+    json: Switch = False,
+):
+    """Measures an autoencoder on a folder of videos: PSNR, SSIM, LPIPS, FVD, and frames a second.
+
+    python -m wan_jax eval-vae --src clips --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --frames 17 --out report
+
+    Args:
+        src: a folder of videos.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
+        out: a folder for metrics.json, metrics.csv, and strips.png with the worst clips and what differs.
+        max_clips: only the first so many, by name.
+        frames: only the first so many of each.
+        size: scale and crop frames to this.
+        perceptual: measure LPIPS and FVD too; their weights are fetched once.
+        fvd: measure FVD.
+        dtype: of the autoencoder.
+        mesh: how to share the work among devices, such as context=8.
+        json: print the result as JSON.
+    """
+    from wan_jax.pipelines.eval_vae import evaluate_folder, table
+
+    shape = _size(size) if size else None
+    report = evaluate_folder(src, model, out, max_clips, frames, shape, perceptual, fvd, dtype, mesh)
+    _report(report, table(report), json)
 
 
 def plan(
@@ -357,7 +466,16 @@ def main(args: list[str] | None = None):
     """Runs one command; `args` defaults to the process's own."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"generate": generate, "reconstruct": reconstruct, "plan": plan, "data": data, "train": train},
+            {
+                "generate": generate,
+                "reconstruct": reconstruct,
+                "encode": encode,
+                "decode": decode,
+                "eval-vae": eval_vae,
+                "plan": plan,
+                "data": data,
+                "train": train,
+            },
             prog="python -m wan_jax",
             description="Wan video generation in JAX.  Try: python -m wan_jax generate --help",
             args=args,
@@ -425,6 +543,10 @@ def _guidance(text: str) -> tuple[float, float | None]:
     if len(scales) not in (1, 2):
         raise WanError(f"--guidance {text!r} is not HIGH or HIGH,LOW, such as 4.0,3.0")
     return scales[0], scales[1] if len(scales) == 2 else None
+
+
+def _done(report: dict[str, Any]) -> str:
+    return "{out}: {frames} frames, {fps:.1f} frames/s".format(**report)
 
 
 def _report(result: dict[str, Any], line: str, json: bool):

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ _X264 = {
     "threads": "8",  # a fixed number: by default it is that of the cores, and changes the file
     "mbtree": "0",  # reads uninitialised memory at some sizes (libx264 165), so that no two files are equal
 }
+_MP4 = {"movflags": "faststart"}  # the index in front: plays while it loads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Video:
     """A video file.  Each iteration decodes it anew, one uint8 frame [h w 3] at a time.
 
     Raises:
-        WanError: while iterating, where the file is damaged.
+        WanError: while iterating, where the file is damaged or frames change their size.
     """
 
     path: Path
@@ -49,9 +50,22 @@ class Video:
     width: int
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        return self.frames()
+
+    def frames(self, first: int = 0) -> Iterator[np.ndarray]:
+        """From the frame of that number on.  Those before are decoded too: not all files can be sought exactly."""
         with _opened(self.path) as container:
-            for frame in container.decode(video=0):
-                yield _upright(frame)
+            for number, frame in enumerate(container.decode(video=0)):
+                if number < first:
+                    continue
+                picture = _upright(frame)
+                height, width, _ = picture.shape
+                if (height, width) != (self.height, self.width):
+                    raise WanError(
+                        f"cannot read {self.path}: it changes from {self.width}x{self.height} to {width}x{height} at "
+                        f"frame {number}; bring all frames to one size first"
+                    )
+                yield picture
 
 
 def read_video(path: str | os.PathLike) -> Video:
@@ -127,13 +141,48 @@ def export_to_video(
     return path
 
 
-def check_output(path: str | os.PathLike):
-    """Tells before the work whether `export_to_video` can write to `path`; creates the parent folder.
+def join_videos(paths: Sequence[Path], path: str | os.PathLike, metadata: dict[str, Any] | None = None) -> Path:
+    """Puts `.mp4` files of `export_to_video`, of one size and rate, one after the other.  Nothing is encoded again.
+
+    The first must be longer than the encoder reorders, a few frames, or be the only one.
 
     Raises:
-        WanError: the suffix is not supported, or the place cannot be written.
+        WanError: a file is damaged, they differ, or the place cannot be written.
     """
     path = Path(path)
+    with _atomic(path) as temporary, av.open(temporary, "w", format="mp4", options=_MP4) as joined:
+        joined.metadata["comment"] = json.dumps(metadata, sort_keys=True) if metadata else ""
+        stream = None
+        number = 0  # of the packet; each holds a frame
+        for part in paths:
+            with _opened(part) as container:
+                source = container.streams.video[0]
+                kind = (source.codec_context.extradata, source.time_base)  # the former holds size and rate
+                begin = number
+                for packet in container.demux(source):
+                    if not packet.size:
+                        continue
+                    if stream is None:
+                        stream, first = joined.add_stream_from_template(source), kind
+                        tick, delay = round(1 / (source.average_rate * source.time_base)), packet.pts - packet.dts
+                    if kind != first:
+                        raise WanError(f"cannot join {part} to {paths[0]}: they differ in size, rate or settings")
+                    # Short pieces are delayed less when decoded, which would leave a gap.
+                    packet.pts, packet.dts, packet.stream = packet.pts + begin * tick, number * tick - delay, stream
+                    joined.mux(packet)
+                    number += 1
+    return path
+
+
+def check_output(path: str | os.PathLike, size: tuple[int, int] | None = None):
+    """Tells before the work whether `export_to_video` can write frames of `size` to `path`; creates the parent folder.
+
+    Raises:
+        WanError: the suffix is not supported, it cannot hold frames of (height, width), or the place cannot be written.
+    """
+    path = Path(path)
+    if size and path.suffix.lower() == ".mp4":
+        _check_even(*size)
     if path.suffix.lower() not in _FORMATS:
         raise WanError(f"cannot write {path}: use .mp4, .webp or .gif, or no suffix for a folder of .png files")
     with _writing(path.parent):
@@ -202,9 +251,8 @@ def _to_uint8(frame: np.ndarray) -> np.ndarray:
 def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: float, settings: str):
     first = next(frames)
     height, width, _ = first.shape
-    if height % 2 or width % 2:
-        raise WanError(f"H.264 needs even sizes, not {width}x{height}; write .webp, or make the frames even")
-    with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    _check_even(height, width)
+    with av.open(path, "w", format="mp4", options=_MP4) as container:
         container.metadata["comment"] = settings
         stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001), options=_X264)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -215,6 +263,11 @@ def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: float, settings: s
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace=_BT709)))
         container.mux(stream.encode())
+
+
+def _check_even(height: int, width: int):
+    if height % 2 or width % 2:
+        raise WanError(f"H.264 needs even sizes, not {width}x{height}; write .webp, or make the frames even")
 
 
 def _write_webp(frames: Iterator[np.ndarray], path: Path, fps: float, settings: str):

@@ -25,7 +25,11 @@ Video = jax.Array | np.ndarray  # [b f h w c]
 
 
 def encode_chunks(
-    vae: nn.Module, params: Params, video: Video | Iterable[Video], frames_per_chunk: int = 1
+    vae: nn.Module,
+    params: Params,
+    video: Video | Iterable[Video],
+    frames_per_chunk: int = 1,
+    offload: bool = False,
 ) -> Iterator[jax.Array]:
     """Yields normalised latents [b f h w z]: first one frame, then `frames_per_chunk` at a time.
 
@@ -34,15 +38,20 @@ def encode_chunks(
         params: its parameters.
         video: pixels in [-1, 1], [b f h w 3], as one array or as successive pieces of any length; 1 + 4n frames in all.
         frames_per_chunk: latent frames in a chunk, each of which stands for `vae.config.temporal_factor` pixel frames.
+        offload: keep the cache in host memory between chunks, for one of several streams.
 
     Raises:
         WanError: there is no frame, or the frames do not divide into latents.
     """
-    return _stream(vae, params, "encode", _rechunk(video, frames_per_chunk * vae.config.temporal_factor))
+    return _stream(vae, params, "encode", _rechunk(video, frames_per_chunk * vae.config.temporal_factor), offload)
 
 
 def decode_chunks(
-    vae: nn.Module, params: Params, latents: Video | Iterable[Video], frames_per_chunk: int = 1
+    vae: nn.Module,
+    params: Params,
+    latents: Video | Iterable[Video],
+    frames_per_chunk: int = 1,
+    offload: bool = False,
 ) -> Iterator[jax.Array]:
     """Yields pixels in [-1, 1], [b f h w 3]: first one frame, then those of `frames_per_chunk` latents at a time.
 
@@ -51,11 +60,12 @@ def decode_chunks(
         params: its parameters.
         latents: normalised latents [b f h w z], as one array or as pieces of any length in their order.
         frames_per_chunk: latent frames in a chunk.
+        offload: as for `encode_chunks`.
 
     Raises:
         WanError: there is no latent frame.
     """
-    return _stream(vae, params, "decode", _rechunk(latents, frames_per_chunk))
+    return _stream(vae, params, "decode", _rechunk(latents, frames_per_chunk), offload)
 
 
 @typechecked
@@ -80,10 +90,12 @@ def vae_step(vae, params, chunk, cache, method):
     return constrain(out), cache
 
 
-def _stream(vae, params, method, chunks: Iterator[Video]) -> Iterator[jax.Array]:
+def _stream(vae, params, method, chunks: Iterator[Video], offload: bool) -> Iterator[jax.Array]:
     static, cache = {"vae": vae, "method": method}, None
     for chunk in chunks:
         out, cache = executables.call(vae_step, static, params=params, chunk=chunk, cache=cache)
+        if offload:
+            cache = jax.device_get(cache)
         yield out
         del out  # or it would live on beside the next one
     if cache is None:

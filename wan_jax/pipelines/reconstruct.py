@@ -3,7 +3,8 @@
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,16 +12,16 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from wan_jax import sharding
-from wan_jax.cache import enable_compilation_cache
+from wan_jax import metrics
 from wan_jax.errors import WanError
-from wan_jax.metrics import psnr, ssim
-from wan_jax.models.streaming import decode_chunks, encode_chunks
-from wan_jax.models.vae21 import VAE21
-from wan_jax.pipelines.loading import load_vae
-from wan_jax.precision import default_vae_dtype, parse_dtype
-from wan_jax.typing import Float, UInt8
+from wan_jax.perceptual import lpips
+from wan_jax.pipelines.autoencoder import fetch, open_autoencoder, to_pixels, to_unit_range
+from wan_jax.pipelines.vae_files import check_frames, peak_memory_bytes
+from wan_jax.typing import Float, Params, UInt8
 from wan_jax.video_io import check_output, export_to_video, read_video
+
+_LPIPS = "alex"  # what its authors compare images with; "vgg" is meant for training
+_SMALLEST = {True: 31, False: 11}  # sides of frames: for LPIPS, and for the window of SSIM alone
 
 
 def reconstruct_file(
@@ -30,71 +31,63 @@ def reconstruct_file(
     dtype: Any = None,
     max_frames: int | None = None,
     mesh: Mesh | str | None = None,
+    tile: int | None = None,
+    perceptual: bool = True,
 ) -> dict[str, Any]:
     """Encodes and decodes `src` into `dst`, which has the same frames, size and rate.
 
     Args:
         src: any video file.
         dst: see `export_to_video`.
-        model: whose autoencoder; see `WanPipeline.from_pretrained`.
-        dtype: of the autoencoder; None is float32, and bfloat16 on TPU.
+        model, dtype, mesh, tile: see `open_autoencoder`.
         max_frames: stop after so many.
-        mesh: the devices to share the work; see `WanPipeline.from_pretrained`.
+        perceptual: measure LPIPS too; its weights are fetched the first time.
 
     Returns:
-        a dict of `out`, `frames`, `psnr` (dB) and `ssim`, both averaged over frames, and `fps`, frames per second.
+        a dict of `out`, `frames`, `psnr` (dB), `ssim` and `lpips`, each averaged over frames, `fps` (frames per second)
+        and `peak_memory_bytes`.  They tell about the autoencoder, before `dst` is compressed.
 
     Raises:
-        WanError: a file cannot be read or written, or there is no such model.
+        WanError: a file cannot be read or written, frames are too small to be measured, or there is no such model.
     """
-    if max_frames is not None and max_frames < 1:
-        raise WanError(f"frames={max_frames} must be at least 1")
-    check_output(dst)
-    enable_compilation_cache()
+    check_frames(max_frames)
     video = read_video(src)
-    dtype = parse_dtype(dtype or default_vae_dtype())
-    mesh = sharding.as_mesh(mesh)
-    config, params = load_vae(model, dtype, mesh)
-    vae = VAE21(config.vae, dtype)
+    check_output(dst, (video.height, video.width))
+    least = _SMALLEST[perceptual]
+    if min(video.height, video.width) < least:
+        advice = "; leave out LPIPS with --no-perceptual" if perceptual else ""
+        raise WanError(f"frames of {video.width}x{video.height} cannot be measured, only {least}x{least} up{advice}")
+    coder = open_autoencoder(model, dtype, mesh, tile)
+    judge = lpips.load(_LPIPS) if perceptual else None
+    sums, seen = Counter(), 0
 
-    pixels = _pieces(itertools.islice(video, max_frames), config.vae.temporal_factor, config.vae.spatial_factor)
-    decoded = decode_chunks(vae, params, encode_chunks(vae, params, pixels))
-    original = itertools.islice(video, max_frames)
-    psnrs, ssims = [], []
-
-    def measured() -> Iterator[Float["h w c"]]:
-        # `zip` stops with the original, which drops the frames that were added to fill the last latent.
-        for before, after in zip(tqdm(original, unit="frame", total=max_frames), _frames(decoded)):
-            after = after[: video.height, : video.width]
-            psnrs.append(float(psnr(before[None] / np.float32(255), after[None])))
-            ssims.append(float(ssim(before[None] / np.float32(255), after[None])))
-            yield after
+    def decoded() -> Iterator[UInt8["f h w c"]]:
+        nonlocal seen
+        original = itertools.islice(video, max_frames)
+        latents = (piece[None] for piece in coder.encode(itertools.islice(video, max_frames)))
+        with tqdm(unit="frame", total=max_frames) as bar:
+            for chunk in coder.decode(latents):
+                # Frames that were added to fill the last latent have no original.
+                before = np.stack(list(itertools.islice(original, chunk.shape[1])))
+                measured = _measure(judge, before, chunk[:, : len(before)])
+                yield fetch(*to_pixels(chunk, video.height, video.width))[: len(before)]
+                sums.update({name: float(value) for name, value in measured.items()})
+                seen += len(before)
+                bar.update(len(before))
 
     started = time.monotonic()
-    with jax.set_mesh(mesh):
-        export_to_video(measured(), dst, video.fps, {"model": model, "source": os.path.basename(src)})
-    return {
-        "out": str(dst),
-        "frames": len(psnrs),
-        "psnr": float(np.mean(psnrs)),
-        "ssim": float(np.mean(ssims)),
-        "fps": len(psnrs) / (time.monotonic() - started),
-    }
+    export_to_video(decoded(), dst, video.fps, {"model": model, "source": os.path.basename(src)})
+    quality = {name: total / seen for name, total in sums.items()}
+    costs = {"fps": seen / (time.monotonic() - started), "peak_memory_bytes": peak_memory_bytes(coder.mesh)}
+    return {"out": str(dst), "frames": seen} | quality | costs
 
 
-def _pieces(frames: Iterable[UInt8["h w c"]], temporal: int, spatial: int) -> Iterator[np.ndarray]:
-    """Frames as [1 1 h w 3] in [-1, 1]; edges are repeated up to whole latents, in space and at the end in time."""
-    count, piece = 0, None
-    for count, frame in enumerate(frames, 1):  # noqa: B007
-        h, w, _ = frame.shape
-        padded = np.pad(frame, ((0, -h % spatial), (0, -w % spatial), (0, 0)), mode="edge")
-        piece = (padded / np.float32(127.5) - 1)[None, None]
-        yield piece
-    for _ in range((1 - count) % temporal):
-        yield piece
-
-
-def _frames(chunks: Iterable[jax.Array]) -> Iterator[np.ndarray]:
-    """Chunks of [1 f h w 3] in [-1, 1] as single frames [h w 3] in [0, 1]."""
-    for chunk in chunks:
-        yield from np.clip(sharding.to_host(chunk)[0] / 2 + 0.5, 0, 1)
+@jax.jit
+def _measure(judge: Params | None, before: UInt8["f h w 3"], chunk: Float["1 f i j 3"]) -> dict[str, Float[""]]:
+    """Sums over frames."""
+    f, h, w, _ = before.shape
+    a, b = before / np.float32(255), to_unit_range(chunk[0, :, :h, :w])
+    sums = {"psnr": metrics.psnr(a, b) * f, "ssim": metrics.ssim(a, b) * f}
+    if judge is not None:
+        sums["lpips"] = lpips.lpips(judge, 2 * a - 1, 2 * b - 1, _LPIPS).sum()
+    return sums
