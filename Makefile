@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PROMPT ?= a red ball rolls over grass
 OUT ?= out.mp4
+# Most of a test is compiling, on one core: two tests at a time, a file's tests together while others wait.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: video test parity tpu lint clean
 
@@ -11,10 +13,10 @@ video: $(VENV)/.user  ## a video from PROMPT, written to OUT
 	$(BIN)/python -m wan_jax generate --prompt "$(PROMPT)" --out "$(OUT)"
 
 test: $(VENV)/.test  ## what needs no PyTorch
-	$(BIN)/python -m pytest --ignore tests/parity
+	$(PYTEST) --ignore tests/parity
 
 parity: $(VENV)/.parity  ## the comparisons with PyTorch and Diffusers
-	$(BIN)/python -m pytest tests/parity
+	$(PYTEST) tests/parity
 
 tpu: $(VENV)/.tpu  ## what needs the TPU compiler, but no TPU
 	$(BIN)/python -m pytest -m libtpu
