@@ -1,5 +1,7 @@
 """`build` in a process of its own: `building.py PORT COUNT INDEX NAME N SRC OUT [MODEL]`.
 
+SRC is a folder of videos or a dataset of frames.
+
 Dies, as by `kill -9`, when NAME of `wan_jax.data.shards` is called for the N-th time; never if N is 0.  With a COUNT
 above 1 it is one of so many processes.
 Otherwise prints the number of the calls.
@@ -14,7 +16,7 @@ import jax
 
 from wan_jax.data import build, shards
 from wan_jax.data.contents import Frames, Latents
-from wan_jax.data.sources import VideoFolder
+from wan_jax.data.sources import FrameDataset, VideoFolder
 
 OPTIONS = {"sizes": [(32, 32)], "lengths": [5, 9], "validation": 2}
 SHARD_BYTES = 70_000  # two clips of nine frames
@@ -22,7 +24,8 @@ SHARD_BYTES = 70_000  # two clips of nine frames
 
 def run(src: Path, out: Path, model: str | None = None):
     contents = Latents(model, text=True) if model else Frames()
-    return build.build(VideoFolder(Path(src), **OPTIONS), contents, out, SHARD_BYTES)
+    source = FrameDataset(src) if (Path(src) / shards.CONFIG).exists() else VideoFolder(Path(src), **OPTIONS)
+    return build.build(source, contents, out, SHARD_BYTES)
 
 
 def die_at(name: str, n: int) -> list:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_jax.errors import WanError
+from wan_jax.video_io import SUFFIXES
 
 VIDEO = ("video", "video_path", "file_name", "path")
 CAPTION = ("prompt", "caption", "text", "cap")
 _METADATA = (".csv", ".json", ".jsonl")
-_VIDEOS = (".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 
 
 @dataclass(frozen=True, order=True)
@@ -66,7 +66,7 @@ def _metadata_file(src: Path) -> Path | None:
 
 def _beside(src: Path) -> Iterator[tuple[str, str]]:
     for path in src.rglob("*"):
-        if path.suffix.lower() in _VIDEOS:
+        if path.suffix.lower() in SUFFIXES:
             name = path.relative_to(src).as_posix()
             # A name that is no Unicode cannot be stored: so changed, it is listed as a file that is not there.
             yield os.fsencode(name).decode(errors="replace"), _text(path.with_suffix(".txt"))

@@ -13,13 +13,11 @@ from wan_jax.cache import cache_dir, enable_compilation_cache
 from wan_jax.data.buckets import Bucket
 from wan_jax.models import streaming
 from wan_jax.models.umt5 import encode_prompt
-from wan_jax.models.vae21 import VAE21
+from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.loading import Model, Weights, locate, open_model
 from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.tokenizer import TEXT_LENGTH
 from wan_jax.typing import Float, UInt8
-
-_CHUNK_PIXELS = 480 * 832  # in a frame, times the latent frames of a chunk: small clips take few calls
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Latents:
         # In our layout, which knows its fingerprint before any weight is read.
         folder = locate(name, self._dtype, str(cache_dir("models")))
         self._found: Model = open_model(str(folder), self._dtype)
-        self._vae = VAE21(self._found.config.vae, self._vae_dtype)
+        self._vae = WanVAE(self._found.config.vae, self._vae_dtype)
         self.model = {"name": name, "fingerprint": self._found.fingerprint()}
 
     @property
@@ -118,7 +116,8 @@ class Latents:
     def _latents(self, frames: UInt8["f h w 3"]) -> Float["f h w c"]:
         with jax.set_mesh(self._mesh):
             video = frames[None] / np.float32(127.5) - 1
-            chunk = max(_CHUNK_PIXELS // (video.shape[2] * video.shape[3]), 1)
+            count = 1 + (len(frames) - 1) // self._vae.config.temporal_factor
+            chunk = streaming.best_chunk(count, *frames.shape[1:3])
             return np.asarray(streaming.encode(self._vae, self._weights["vae"], video, chunk)[0], np.float16)
 
     def _states(self, caption: str) -> Float["s d"]:

@@ -6,9 +6,10 @@ processes, and each process reads only the rows that its own devices hold.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from typing import Any
 
 import grain
@@ -24,7 +25,7 @@ from wan_jax.data import shards
 from wan_jax.data.buckets import Bucket
 from wan_jax.errors import WanError
 from wan_jax.tokenizer import TEXT_LENGTH, Tokenizer
-from wan_jax.typing import Bool, Float, Int
+from wan_jax.typing import Bool, Float, Int, UInt8
 
 _READING = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)  # batches that are read ahead
 
@@ -44,6 +45,23 @@ class Batch:
     ids: list[str]
     latents: Float["b f h w c"]
     captions: Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """Clips of one size as pixels; as it is handed out, on the ambient mesh.
+
+    Attributes:
+        ids: of the clips in the rows that this process holds, in order.
+        frames: as they are stored.
+    """
+
+    ids: list[str]
+    frames: UInt8["b f h w 3"]
+
+
+Window = tuple[int, int, int]  # width, height and frames
+Stack = Callable[[Sequence[Record], Sequence[int]], Any]  # records and their sample numbers → a batch on the host
 
 
 class Dataset:
@@ -100,20 +118,28 @@ def batches(
     Raises:
         WanError: `start` lies inside of a batch, or the dataset does not hold what is asked for.
     """
-    if start % batch:
-        raise WanError(f"the run stopped after {start} samples, which batch={batch} does not divide; keep the batch")
-    _check_contents(dataset, tokenizer)
-    parts = dataset.splits("train")
-    if not parts:
-        raise WanError(f"{dataset.folder} holds no clips to train on")
-    rows = _rows(batch)
-    streams = []
-    for name in parts:
-        records = grain.MapDataset.source(dataset.source(name)).shuffle(seed).repeat()
-        read = partial(_read, records, rows, batch, tokenizer)
-        streams.append(grain.MapDataset.range(sys.maxsize // batch).map(read))
-    mixed = grain.MapDataset.mix(streams, [count for _, count in parts.values()])
-    return (_on_mesh(held, rows, batch) for held in mixed[start // batch :].to_iter_dataset(_READING))
+    _check_contents(dataset, "latents")
+    return _stream(dataset, batch, seed, start, _latents(dataset, tokenizer))
+
+
+def frame_batches(
+    dataset: Dataset, *, batch: int, seed: int, start: int = 0, windows: tuple[Window, ...] = ()
+) -> Iterator[FrameBatch]:
+    """As `batches`, of a dataset of frames.
+
+    Args:
+        windows: width, height and frames of a random part of each clip, which is shown instead of all of it; batches
+            take them in turn.
+
+    Raises:
+        WanError: also if a clip is smaller than the window.
+    """
+    _check_contents(dataset, "frames")
+    for (bucket, _), window in product(dataset.splits("train").values(), windows):
+        if any(has < wanted for has, wanted in zip((bucket.width, bucket.height, bucket.frames), window)):
+            wanted = "{}x{}x{}".format(*window)
+            raise WanError(f"a window of {wanted} does not fit into the clips of {bucket} in {dataset.folder}")
+    return _stream(dataset, batch, seed, start, partial(_parts, seed=seed, batch=batch, windows=windows))
 
 
 def validation_clips(
@@ -130,43 +156,107 @@ def validation_clips(
     Raises:
         WanError: the dataset does not hold what is asked for.
     """
-    _check_contents(dataset, tokenizer)
+    _check_contents(dataset, "latents")
+    return _held_out(dataset, count, batch, _latents(dataset, tokenizer))
+
+
+def validation_frames(dataset: Dataset, count: int, *, batch: int) -> Iterator[FrameBatch]:
+    """As `validation_clips`, of a dataset of frames."""
+    _check_contents(dataset, "frames")
+    return _held_out(dataset, count, batch, _frames)
+
+
+def _stream(dataset: Dataset, batch: int, seed: int, start: int, stack: Stack) -> Iterator:
+    if start % batch:
+        raise WanError(f"the run stopped after {start} samples, which batch={batch} does not divide; keep the batch")
+    parts = dataset.splits("train")
+    if not parts:
+        raise WanError(f"{dataset.folder} holds no clips to train on")
+    rows = _rows(batch)
+    streams = []
+    for name in parts:
+        records = grain.MapDataset.source(dataset.source(name)).shuffle(seed).repeat()
+        read = partial(_read, records, rows, batch, stack)
+        streams.append(grain.MapDataset.range(sys.maxsize // batch).map(read))
+    mixed = grain.MapDataset.mix(streams, [count for _, count in parts.values()])
+    return (_on_mesh(held, rows, batch) for held in mixed[start // batch :].to_iter_dataset(_READING))
+
+
+def _held_out(dataset: Dataset, count: int, batch: int, stack: Stack) -> Iterator:
     for name, (_, size) in dataset.splits("validation").items():
         source, size = dataset.source(name), min(size, count)
         count -= size
         for first in range(0, size, batch):
             length = min(batch, size - first)
             rows = _rows(length)
-            yield _on_mesh(_stacked([source[first + row] for row in rows], tokenizer), rows, length)
+            yield _on_mesh(stack([source[first + row] for row in rows], rows), rows, length)
 
 
-def _check_contents(dataset: Dataset, tokenizer: Tokenizer | None):
-    if dataset.config["contents"] != "latents":
+def _check_contents(dataset: Dataset, wanted: str):
+    if dataset.config["contents"] == wanted:
+        return
+    if wanted == "latents":
         raise WanError(f"{dataset.folder} holds frames; encode them: data build --src {dataset.folder} --model …")
+    raise WanError(f"{dataset.folder} holds latents; build it from the videos again, without --model")
+
+
+def _read(records: grain.MapDataset, rows: list[int], batch: int, stack: Stack, n: int) -> Any:
+    """The rows of batch `n` that this process holds; grain's threads do it ahead."""
+    samples = [n * batch + row for row in rows]
+    return stack([records[sample] for sample in samples], samples)
+
+
+def _latents(dataset: Dataset, tokenizer: Tokenizer | None) -> Stack:
     if tokenizer is None and not dataset.config["text"]:
         raise WanError(f"{dataset.folder} was built with --no-text: train the text encoder too, or build it again")
 
+    def stack(records: Sequence[Record], _: Sequence[int]) -> Batch:
+        latents = np.stack([record["latents"] for record in records]).astype(np.float32)
+        if tokenizer is None:
+            captions = _padded([record["text"] for record in records])
+        else:
+            captions = tokenizer([record["caption"].decode() for record in records])
+        return Batch(_ids(records), latents, captions)
 
-def _read(records: grain.MapDataset, rows: list[int], batch: int, tokenizer: Tokenizer | None, n: int) -> Batch:
-    """The rows of batch `n` that this process holds; grain's threads do it ahead."""
-    return _stacked([records[n * batch + row] for row in rows], tokenizer)
-
-
-def _stacked(records: Sequence[Record], tokenizer: Tokenizer | None) -> Batch:
-    """Records as arrays of the host."""
-    latents = np.stack([record["latents"] for record in records]).astype(np.float32)
-    if tokenizer is None:
-        captions = _padded([record["text"] for record in records])
-    else:
-        captions = tokenizer([record["caption"].decode() for record in records])
-    return Batch([record["id"].decode() for record in records], latents, captions)
+    return stack
 
 
-def _on_mesh(held: Batch, rows: list[int], batch: int) -> Batch:
+def _frames(records: Sequence[Record], _: Sequence[int]) -> FrameBatch:
+    return FrameBatch(_ids(records), np.stack([record["frames"] for record in records]))
+
+
+def _parts(
+    records: Sequence[Record], samples: Sequence[int], seed: int, batch: int, windows: tuple[Window, ...]
+) -> FrameBatch:
+    if not windows:
+        return _frames(records, samples)
+    window = windows[samples[0] // batch % len(windows)]
+    rngs = (np.random.default_rng((seed, sample)) for sample in samples)
+    return FrameBatch(_ids(records), np.stack([_part(x["frames"], window, rng) for x, rng in zip(records, rngs)]))
+
+
+def _part(clip: UInt8["f h w 3"], window: Window, rng: np.random.Generator) -> UInt8["g i j 3"]:
+    """A random part of a clip, mirrored or not."""
+    width, height, frames = window
+    f, y, x = (rng.integers(has - wanted + 1) for has, wanted in zip(clip.shape, (frames, height, width)))
+    part = clip[f : f + frames, y : y + height, x : x + width]
+    return part[:, :, ::-1] if rng.integers(2) else part
+
+
+def _ids(records: Sequence[Record]) -> list[str]:
+    return [record["id"].decode() for record in records]
+
+
+def _on_mesh(held: Any, rows: list[int], batch: int) -> Any:
     """A batch of which this process holds some rows, as arrays on the mesh."""
-    spec = sharding.latent_spec((batch, *held.latents.shape[1:]))
-    captions = jax.tree.map(lambda x: _place(x, rows, batch, _batch_spec(batch)), held.captions)
-    return Batch(held.ids, _place(held.latents, rows, batch, spec), captions)
+
+    def place(x: np.ndarray) -> jax.Array:
+        clips = x.ndim == 5
+        spec = sharding.latent_spec((batch, *x.shape[1:])) if clips else _batch_spec(batch)
+        return _place(x, rows, batch, spec)
+
+    arrays = {name: value for name, value in vars(held).items() if name != "ids"}
+    return replace(held, **jax.tree.map(place, arrays))
 
 
 def _padded(states: Sequence[Float["s d"]]) -> Float["b s d"]:

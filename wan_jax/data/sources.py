@@ -1,4 +1,4 @@
-"""Where clips come from: a folder of videos, or a dataset of frames that `data build` made of one."""
+"""Where clips come from: folders of videos, datasets of frames that `data build` made of such, the little world."""
 
 import hashlib
 import json
@@ -19,6 +19,7 @@ from wan_jax.data.buckets import Bucket, check_lengths, check_sizes, longest_fit
 from wan_jax.data.clips import Clip, find_clips
 from wan_jax.data.contents import Record
 from wan_jax.data.loader import Dataset
+from wan_jax.data.worlds import PREFIX, World
 from wan_jax.errors import WanError
 
 DEFAULT_AREA, DEFAULT_FPS, DEFAULT_FRAMES, DEFAULT_VALIDATION = "832x480", 16.0, (81,), 0.01
@@ -153,6 +154,44 @@ class FrameDataset:
         return {name: entry["clips"] for name, entry in self._dataset.config["splits"].items() if entry["clips"]}
 
 
+class Mix:
+    """Several sources as one; clips of the same size and length end up together."""
+
+    def __init__(self, sources: Sequence[Source]):
+        """Raises a WanError if their frame rates differ."""
+        self._sources = sources
+        self.fps = sources[0].fps
+        if len(rates := {source.fps for source in sources}) > 1:
+            raise WanError(f"--src: clips of {' and '.join(map(str, sorted(rates)))} frames/s cannot be mixed")
+
+    def identity(self) -> dict[str, Any]:
+        return {"src": _digest([source.identity() for source in self._sources])}
+
+    def split(self) -> tuple[dict[str, list], dict[str, str]]:
+        items: dict[str, list] = {}
+        skipped: dict[str, str] = {}
+        for number, source in enumerate(self._sources):
+            found, left_out = source.split()
+            for split, some in found.items():
+                items.setdefault(split, []).extend([number, item] for item in some)
+            skipped |= left_out
+        return items, skipped
+
+    def read(self, split: str, item: list) -> Record | tuple[str, str]:
+        number, rest = item
+        return self._sources[number].read(split, rest)
+
+
+def open_sources(srcs: Sequence[str], **options) -> Source:
+    """One source, or several mixed; the options are those of `open_source`.
+
+    Raises:
+        WanError: one of them is none, or they do not go together.
+    """
+    sources = [open_source(src, **options) for src in srcs]
+    return sources[0] if len(sources) == 1 else Mix(sources)
+
+
 def open_source(
     src: str,
     fps: float | None = None,
@@ -161,10 +200,11 @@ def open_source(
     lengths: Sequence[int] | None = None,
     validation: int | float | None = None,
 ) -> Source:
-    """A folder of videos to be cut as told, None being the default; or a dataset of frames, which is cut already.
+    """A folder of videos to be cut as told, None being the default; a dataset of frames, which is cut already; or
+    `world:COUNT[:SEED]`, clips that are rendered in one size and length.
 
     Raises:
-        WanError: it is neither, or the options make no sense for it.
+        WanError: it is none of these, or the options make no sense for it.
     """
     options = {"fps": fps, "area": area, "size": sizes, "frames": lengths, "validation": validation}
     given = [name for name, value in options.items() if value is not None]
@@ -172,6 +212,8 @@ def open_source(
         if given:
             raise WanError(f"--{given[0]}: {src} is a dataset of frames, which are cut already; leave it out")
         return FrameDataset(src)
+    if src.startswith(PREFIX):
+        return _world(src, options)
     if area and sizes:
         raise WanError("--area and --size both say which sizes to make: give one of them")
     default_area = tuple(map(int, DEFAULT_AREA.split("x")))
@@ -182,6 +224,26 @@ def open_source(
         lengths or DEFAULT_FRAMES,
         DEFAULT_VALIDATION if validation is None else validation,
     )
+
+
+def _world(src: str, options: dict[str, Any]) -> World:
+    for name in ("fps", "area"):
+        if options[name] is not None:
+            raise WanError(f"--{name}: {src} has its own; leave it out")
+    chosen = {}
+    if (sizes := options["size"]) is not None:
+        check_sizes(sizes)
+        if len(sizes) != 1 or sizes[0][0] != sizes[0][1]:
+            raise WanError(f"--size: {src} makes clips of one size, as high as wide, such as 128x128")
+        chosen["side"] = sizes[0][0]
+    if (lengths := options["frames"]) is not None:
+        check_lengths(lengths)
+        if len(lengths) != 1:
+            raise WanError(f"--frames: {src} makes clips of one length, such as 33")
+        chosen["frames"] = lengths[0]
+    if options["validation"] is not None:
+        chosen["validation"] = options["validation"]
+    return World.parse(src, **chosen)
 
 
 def bucket_of(split: str) -> Bucket:
