@@ -64,7 +64,8 @@ def test_loss_and_gradient(clean_frames, extra_channels, remat):
     clean, noise, text, channels = batch(config.text_dim, extra_channels)
     their_loss, their_gradient = theirs(module, clean, noise, text, channels, clean_frames)
 
-    conditioning = Conditioning(text, channels=channels if extra_channels else None, clean_frames=clean_frames)
+    given = clean[:, :clean_frames] if clean_frames else None
+    conditioning = Conditioning(text, channels=channels if extra_channels else None, clean=given)
 
     def loss(params):
         def predict(*inputs):

@@ -20,10 +20,11 @@ from wan_jax.models import abstract_params
 from wan_jax.sharding import make_mesh
 from wan_jax.train import loop
 from wan_jax.train.config import Optimizer
+from wan_jax.train.expert_task import clips_of
 from wan_jax.train.journal import read_journal
 from wan_jax.train.models import starting_weights
-from wan_jax.train.state import new_state
-from wan_jax.train.step import Clips, average, loss, train_step
+from wan_jax.train.state import average, new_state
+from wan_jax.train.step import Clips, loss, train_step
 
 VIDEO = dict(height=32, width=32, num_frames=5, num_inference_steps=4, output_type="latent")
 
@@ -169,7 +170,7 @@ def test_parts_of_a_batch_and_the_average(folder):
     trained, frozen = starting_weights(config, False, mesh)
     dataset = Dataset(config.data)
     batch = next(batches(dataset, batch=8, seed=0))
-    clips, no_caption = loop._clips(batch, config), jnp.asarray(dataset.no_text)
+    clips, no_caption = clips_of(batch, config), jnp.asarray(dataset.no_text)
     state = new_state(config, trained)
     after, report = one_step(config, clips, no_caption, state, frozen)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 4)
@@ -179,7 +180,7 @@ def test_parts_of_a_batch_and_the_average(folder):
     )
     np.testing.assert_allclose(report.loss, np.mean(losses), rtol=1e-5)
     squares = [np.sum(np.mean(g, axis=0) ** 2) for g in zip(*map(jax.tree.leaves, gradients))]
-    np.testing.assert_allclose(report.grad_norm, np.sqrt(np.sum(squares)), rtol=1e-5)
+    np.testing.assert_allclose(report.scalars["grad_norm"], np.sqrt(np.sum(squares)), rtol=1e-5)
     decay = min(config.ema, 1 / 10)  # a young average forgets quickly
     jax.tree.map(
         lambda e, p, q: np.testing.assert_allclose(e, decay * p + (1 - decay) * q, rtol=1e-5, atol=1e-7),

@@ -44,7 +44,8 @@ def batch(extra_channels=0):
 @pytest.mark.parametrize("extra_channels", [0, 4])
 def test_loss(clean_frames, extra_channels):
     clean, noise, text, channels = batch(extra_channels)
-    conditioning = Conditioning(text, channels=channels if extra_channels else None, clean_frames=clean_frames)
+    given = clean[:, :clean_frames] if clean_frames else None
+    conditioning = Conditioning(text, channels=channels if extra_channels else None, clean=given)
     found = jax.jit(lambda c: flow_matching_loss(predict, clean, noise, SIGMA, c))(conditioning)
     expected = formula(*(x.astype(np.float64) for x in (clean, noise, text, channels)), clean_frames)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -59,7 +60,7 @@ def test_clean_frames_are_shown_as_they_are():
         seen.update(latents=latents, timestep=timestep[:, row].reshape(BATCH, FRAMES, -1))
         return jnp.zeros_like(latents).at[:, 0].set(jnp.nan)
 
-    loss = flow_matching_loss(look, clean, noise, SIGMA, Conditioning(text, clean_frames=1))
+    loss = flow_matching_loss(look, clean, noise, SIGMA, Conditioning(text, clean=clean[:, :1]))
     assert np.isfinite(loss).all()
     np.testing.assert_array_equal(seen["latents"][:, 0], clean[:, 0])
     assert not seen["timestep"][:, 0].any()

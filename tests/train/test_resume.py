@@ -67,13 +67,13 @@ def start(tmp_path_factory, data, base):
 
 
 def succeed(folder, processes):
-    assert [process.wait(300) for process in processes] == [0] * len(processes)
+    assert [process.wait(900) for process in processes] == [0] * len(processes)
     return folder
 
 
 def kill_after(step: int, folder, processes):
     """`kill -9` for all, once there is a checkpoint of `step` and a few steps more."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not (folder / "runs/high/checkpoints" / str(step)).exists():
         assert time.monotonic() < deadline and not any(process.poll() for process in processes)
         time.sleep(0.01)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from wan_jax.conditioning import Conditioning, text_to_video
 from wan_jax.config import WanConfig
@@ -30,63 +30,39 @@ class Optimizer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One run: one expert, from its first weights to a component of a model folder.
+class RunConfig:
+    """What all runs have in common.
 
     Attributes:
         name: the run's folder below `out`.
-        model: the architecture.  Its `boundary_ratio` decides which noise levels the expert sees.
-        component: the expert: "transformer" (high noise, or the only one) or "transformer_2" (low noise).
-        base: the model that lends its autoencoder, text encoder, tokenizer and other expert: a folder, hub id or name.
-        init: the model, or earlier run of the same recipe, whose `init_component` the weights start from; None: random.
-        init_component: the component of `init`.
-        lora: train low-rank updates and leave the weights alone.
-        trainable: regular expression over "component/path/of/parameter"; all others are frozen, in `dtype`.
-            "(transformer|text_encoder)/.*" trains umT5 as well, on captions rather than stored states.
-        condition: the task: (clean latents, text states, key) → what the transformer is told; see
-            `wan_jax.conditioning`.
-        data: a folder that `wan_jax data build --model` made.
-        out: the folder for this recipe's runs, and for the finished model in `out`/model.
+        model: the architecture.
+        data: a folder that `wan_jax data build` made.
+        out: the folder for this recipe's runs, and for the finished model in `out`/models.
         steps: optimiser steps.
-        batch: clips in a step, over all processes and accumulated parts.
-        accumulate: parts of a batch that are computed one after the other.
-        seed: of initial weights, order of clips, noise, timesteps and dropped captions.
-        density: of the timesteps, before it is cut to the expert's range.
-        caption_dropout: share of clips that are shown without caption, for guidance.
+        batch: clips in a step, over all processes.
+        seed: of all that is drawn: initial weights, order of clips, noise, …
         optimizer: see `Optimizer`.
         ema: decay of the averaged weights, which are the ones sampled and exported; None: the weights themselves.
         dtype: of matrix products.
-        remat: what a block keeps for its gradient; see `wan_jax.remat`.
-        mesh: "fsdp=8", …; None puts all devices on fsdp.
+        mesh: "fsdp=8", …; None leaves it to the task.
         log_every, save_every, validate_every, sample_every: in steps; 0 is never.
         keep: the newest checkpoints that are kept.
         keep_every: checkpoints at multiples of this are kept forever; 0: none.
         validation_clips: at most so many clips of the validation split.
-        sample_prompts: of the videos made during training.
-        sample_size: width, height and frames of those videos; None: the model's own.
     """
+
+    MESH_AXIS: ClassVar[str]  # of all devices, where the run does not say
 
     name: str
     model: WanConfig
-    component: Literal["transformer", "transformer_2"] = "transformer"
-    base: str | None = None
-    init: str | None = None
-    init_component: Literal["transformer", "transformer_2"] = "transformer"
-    lora: LoraConfig | None = None
-    trainable: str = "transformer(_2)?/.*"
-    condition: Callable[..., Conditioning] = text_to_video
     data: str = "data"
     out: str = "runs"
     steps: int = 1000
     batch: int = 8
-    accumulate: int = 1
     seed: int = 0
-    density: Density = field(default_factory=Density)
-    caption_dropout: float = 0.1
     optimizer: Optimizer = Optimizer()
     ema: float | None = 0.9999
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    remat: str = "attention"
     mesh: str | None = None
     log_every: int = 10
     save_every: int = 500
@@ -95,6 +71,56 @@ class TrainConfig:
     keep: int = 2
     keep_every: int = 0
     validation_clips: int = 32
+
+    def check(self):
+        """Raises a WanError about the first value that makes no sense."""
+        if self.batch < 1:
+            raise WanError(f"batch={self.batch} must be positive")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise WanError(f"ema={self.ema} is not a decay between 0 and 1, such as 0.9999")
+        if self.steps < 1 or self.optimizer.learning_rate <= 0:
+            raise WanError(f"steps={self.steps} and optimizer.learning_rate must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """One run of an expert, from its first weights to a component of a model folder.
+
+    Its data are latents (`wan_jax data build --model`), and `mesh=None` puts all devices on fsdp.  The architecture's
+    `boundary_ratio` decides which noise levels the expert sees.
+
+    Attributes:
+        component: the expert: "transformer" (high noise, or the only one) or "transformer_2" (low noise).
+        base: the model that lends its autoencoder (whatever `model` says of it), text encoder, tokenizer and other
+            expert: a folder, hub id or name.
+        init: the model, or earlier run of the same recipe, whose `init_component` the weights start from; None: random.
+        init_component: the component of `init`.
+        lora: train low-rank updates and leave the weights alone.
+        trainable: regular expression over "component/path/of/parameter"; all others are frozen, in `dtype`.
+            "(transformer|text_encoder)/.*" trains umT5 as well, on captions rather than stored states.
+        condition: the task: (clean latents, text states, key) → what the transformer is told; see
+            `wan_jax.conditioning`.
+        accumulate: parts of a batch that are computed one after the other.
+        density: of the timesteps, before it is cut to the expert's range.
+        caption_dropout: share of clips that are shown without caption, for guidance.
+        remat: what a block keeps for its gradient; see `wan_jax.remat`.
+        sample_prompts: of the videos made during training.
+        sample_size: width, height and frames of those videos; None: the model's own.
+    """
+
+    MESH_AXIS = "fsdp"
+
+    component: Literal["transformer", "transformer_2"] = "transformer"
+    base: str | None = None
+    init: str | None = None
+    init_component: Literal["transformer", "transformer_2"] = "transformer"
+    lora: LoraConfig | None = None
+    trainable: str = "transformer(_2)?/.*"
+    condition: Callable[..., Conditioning] = text_to_video
+    accumulate: int = 1
+    density: Density = field(default_factory=Density)
+    caption_dropout: float = 0.1
+    remat: str = "attention"
     sample_prompts: tuple[str, ...] = ()
     sample_size: tuple[int, int, int] | None = None
 
@@ -107,7 +133,6 @@ class TrainConfig:
         return (boundary, 1.0) if self.component == "transformer" else (0.0, boundary)
 
     def check(self):
-        """Raises a WanError about the first value that makes no sense."""
         boundary = self.model.boundary_ratio
         if boundary is not None and not 0 < boundary < 1:
             raise WanError(f"model.boundary_ratio={boundary} is not between 0 and 1, such as 0.875")
@@ -117,7 +142,4 @@ class TrainConfig:
             raise WanError(f"batch={self.batch} does not divide into accumulate={self.accumulate} parts")
         if not 0 <= self.caption_dropout <= 1:
             raise WanError(f"caption_dropout={self.caption_dropout} is not a share between 0 and 1")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise WanError(f"ema={self.ema} is not a decay between 0 and 1, such as 0.9999")
-        if self.steps < 1 or self.optimizer.learning_rate <= 0:
-            raise WanError(f"steps={self.steps} and optimizer.learning_rate must be positive")
+        super().check()

@@ -5,8 +5,6 @@ import time
 import jax
 
 from wan_jax import chips
-from wan_jax.config import DiTConfig
-from wan_jax.models.flops import forward_flops
 
 
 class Meter:
@@ -15,8 +13,7 @@ class Meter:
     It starts paused.
     """
 
-    def __init__(self, config: DiTConfig):
-        self._config = config
+    def __init__(self):
         peak = chips.peak_flops(jax.devices()[0].device_kind)
         self._peak = peak and peak * jax.device_count()
         self._went: float | None = None
@@ -31,14 +28,14 @@ class Meter:
             self._seconds += time.monotonic() - self._went
             self._went = None
 
-    def step(self, latent_shape: tuple[int, ...]):
-        """Counts a step, which is three forward passes' worth of work."""
+    def step(self, flops: float | None):
+        """Counts a step of so many useful operations; None if they are not known."""
         if self._went is not None:
             self._steps += 1
-            self._flops += 3 * forward_flops(self._config, latent_shape)
+            self._flops += flops or 0.0
 
     def read(self) -> dict[str, float]:
-        """{"speed/steps_per_s", "speed/mfu"}, the latter where the chip's peak is known; then starts anew."""
+        """{"speed/steps_per_s", "speed/mfu"}, the latter where peak and operations are known; then starts anew."""
         going = self._went is not None
         self.pause()
         steps, flops, seconds = self._steps, self._flops, self._seconds
@@ -48,4 +45,4 @@ class Meter:
         if not steps:
             return {}
         rate = {"speed/steps_per_s": steps / seconds}
-        return rate | ({"speed/mfu": flops / seconds / self._peak} if self._peak else {})
+        return rate | ({"speed/mfu": flops / seconds / self._peak} if self._peak and flops else {})

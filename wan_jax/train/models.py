@@ -19,7 +19,7 @@ from wan_jax.errors import WanError
 from wan_jax.models import abstract_params, dit, umt5
 from wan_jax.pipelines.loading import locate, open_model
 from wan_jax.tokenizer import Tokenizer
-from wan_jax.train.config import TrainConfig
+from wan_jax.train.config import RunConfig, TrainConfig
 from wan_jax.train.state import cast, join, partition
 from wan_jax.typing import Params
 
@@ -118,12 +118,12 @@ def _shardings(shapes: Params, mesh: Mesh) -> Params:
 # ---- Folders --------------------------------------------------------------------------------------------------------
 
 
-def finished_model(config: TrainConfig) -> epath.Path:
+def finished_model(config: RunConfig) -> epath.Path:
     """The folder to which all runs of a recipe with this model add their components."""
     return epath.Path(config.out) / "models" / config.model.name
 
 
-def find_model(name: str, config: TrainConfig) -> epath.Path:
+def find_model(name: str, config: RunConfig) -> epath.Path:
     """The folder, in our layout, of a model that an earlier run of the recipe made, or of any other.
 
     Raises:
@@ -131,6 +131,19 @@ def find_model(name: str, config: TrainConfig) -> epath.Path:
     """
     earlier = epath.Path(config.out) / "models" / name
     return earlier if checkpoint.is_checkpoint(earlier) else locate(name, config.dtype, str(cache_dir("models")))
+
+
+def with_lent_vae(config: TrainConfig) -> TrainConfig:
+    """The run with its base's autoencoder, to which the statistics of the latents belong; what a recipe says of it may
+    be older.
+
+    Raises:
+        WanError: there is no such base.
+    """
+    if config.base is None:
+        return config
+    vae = checkpoint.read_model(find_model(config.base, config)).vae
+    return replace(config, model=replace(config.model, vae=vae))
 
 
 def find_tokenizer(config: TrainConfig) -> Tokenizer:

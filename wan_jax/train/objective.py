@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from wan_jax.conditioning import Conditioning
 from wan_jax.diffusion import flow
-from wan_jax.models.dit import PATCH
+from wan_jax.diffusion.inputs import network_inputs
 from wan_jax.typing import Float, typechecked
 
 
@@ -28,17 +28,11 @@ def flow_matching_loss(
         sigma: noise level of each clip; the network is told 1000 · sigma.
         conditioning: what else it is told.  Its clean frames are shown as they are and do not count.
     """
-    _, frames, height, width, _ = clean.shape
-    given = conditioning.clean_frames
     noisy = flow.interpolate(clean, noise, sigma[:, None, None, None, None])
-    timestep, row = sigma[:, None] * flow.TRAIN_TIMESTEPS, None
-    if given:
-        noisy = jnp.concatenate([clean[:, :given], noisy[:, given:]], axis=1)
-        timestep = jnp.concatenate([jnp.zeros_like(timestep), timestep], axis=1)
-        row = jnp.repeat(jnp.arange(frames) >= given, height * width // PATCH**2).astype(jnp.int32)
-    if conditioning.channels is not None:
-        noisy = jnp.concatenate([noisy, conditioning.channels], axis=-1)
-    error = predict(noisy, timestep, conditioning.text, row) - flow.velocity(clean, noise)
+    timestep = sigma * flow.TRAIN_TIMESTEPS
+    inputs, timestep, row = network_inputs(noisy, timestep, conditioning.clean, conditioning.channels)
+    error = predict(inputs, timestep, conditioning.text, row) - flow.velocity(clean, noise)
+    given = 0 if conditioning.clean is None else conditioning.clean.shape[1]
     return jnp.square(error[:, given:].astype(jnp.float32)).mean(axis=(1, 2, 3, 4))
 
 

@@ -11,10 +11,10 @@ from beartype.door import is_bearable
 
 import configs
 from wan_jax.errors import WanError
-from wan_jax.train.config import TrainConfig
+from wan_jax.train.config import RunConfig
 
 
-def load_recipe(path: str) -> tuple[TrainConfig, ...]:
+def load_recipe(path: str) -> tuple[RunConfig, ...]:
     """The runs of a recipe, in order.
 
     Args:
@@ -33,10 +33,10 @@ def load_recipe(path: str) -> tuple[TrainConfig, ...]:
     if not hasattr(module, "get_config"):
         raise WanError(f"--config {path} has no get_config(), as recipes have")
     runs = module.get_config()
-    return (runs,) if isinstance(runs, TrainConfig) else tuple(runs)
+    return (runs,) if isinstance(runs, RunConfig) else tuple(runs)
 
 
-def override(runs: Sequence[TrainConfig], changes: Sequence[str]) -> tuple[TrainConfig, ...]:
+def override(runs: Sequence[RunConfig], changes: Sequence[str]) -> tuple[RunConfig, ...]:
     """The runs with `field=value` in all of them, or `name.field=value` in the one of that name.
 
     Fields of fields are named with dots, as optimizer.learning_rate=1e-5; values are Python's, strings may go unquoted.

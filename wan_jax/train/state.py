@@ -14,7 +14,7 @@ from wan_jax import sharding
 from wan_jax.precision import storage_dtype
 from wan_jax.train.config import TrainConfig
 from wan_jax.train.optimizer import make_optimizer
-from wan_jax.typing import Float, Int, Params
+from wan_jax.typing import Bool, Float, Int, Params
 
 
 @flax.struct.dataclass
@@ -26,7 +26,7 @@ class TrainState:
         samples: clips seen, over all processes.
         key: the run's random key; that of a step is folded from it.
         params: the weights that are trained, float32: {"transformer": …, "text_encoder": …}.
-        opt_state: of optax.
+        opt_state: of optax; the VAE's run keeps other averages here, too.
         ema: their running average, float32; None without one.
     """
 
@@ -76,6 +76,23 @@ def abstract_state(config: TrainConfig, params: Params, mesh: Mesh) -> TrainStat
         shapes,
         everything,
     )
+
+
+def advance(state: TrainState, good: Bool[""], **changed) -> TrainState:
+    """The state one step later, with other `params`, `opt_state`, `ema` and `samples`; the same one if not `good`."""
+    changed["step"] = state.step + 1
+    kept = {name: getattr(state, name) for name in changed}
+    return state.replace(**jax.tree.map(lambda new, old: jnp.where(good, new, old), changed, kept))
+
+
+def all_finite(gradient: Params) -> Bool[" n"]:
+    """Of each parameter, in the order of `jax.tree.leaves`, whether its gradient is finite."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(gradient)])
+
+
+def average(ema: Params, params: Params, step: Int[""], decay: float) -> Params:
+    """The running average; its memory grows with the run up to `decay`, so that the first weights are forgotten."""
+    return optax.incremental_update(params, ema, 1 - jnp.minimum(decay, (1 + step) / (10 + step)))
 
 
 def component_specs(params: Params, mesh: Mesh) -> Params:

@@ -13,7 +13,7 @@ from wan_jax.models.umt5 import UMT5Encoder
 from wan_jax.train.config import TrainConfig
 from wan_jax.train.objective import drop_captions, flow_matching_loss
 from wan_jax.train.optimizer import learning_rate, make_optimizer
-from wan_jax.train.state import TrainState, cast, join
+from wan_jax.train.state import TrainState, advance, all_finite, average, cast, join
 from wan_jax.train.timesteps import sample_sigma
 from wan_jax.typing import Bool, Float, Int, Params
 
@@ -35,14 +35,12 @@ class Report:
 
     Attributes:
         loss: mean over the batch.
-        grad_norm: of the whole gradient, before it is clipped.
-        learning_rate: of this step.
+        scalars: others to be told: the norm of the whole gradient before it is clipped, the learning rate, …
         finite: of each parameter, in the order of `jax.tree.leaves`, whether its gradient is.
     """
 
     loss: Float[""]
-    grad_norm: Float[""]
-    learning_rate: Float[""]
+    scalars: dict[str, Float[""]]
     finite: Bool[" n"]
 
 
@@ -83,17 +81,20 @@ def train_step(
         total, _ = jax.lax.scan(add, zero, (parts, keys))
         value, gradient = jax.tree.map(lambda x: x / config.accumulate, total)
 
-    finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(gradient)])
+    finite = all_finite(gradient)
+    rate = jnp.float32(learning_rate(config.optimizer, config.steps)(state.step))
     updates, opt_state = make_optimizer(config.optimizer, config.steps).update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = None if config.ema is None else average(state.ema, params, state.step, config.ema)
-    good = finite.all() & jnp.isfinite(value)
-    changed = {"params": params, "opt_state": opt_state, "ema": ema}
-    changed |= {"step": state.step + 1, "samples": state.samples + len(clips.latents)}
-    kept = {name: getattr(state, name) for name in changed}
-    changed = jax.tree.map(lambda new, old: jnp.where(good, new, old), changed, kept)
-    rate = jnp.float32(learning_rate(config.optimizer, config.steps)(state.step))
-    return state.replace(**changed), Report(value, optax.tree.norm(gradient), rate, finite)
+    state = advance(
+        state,
+        finite.all() & jnp.isfinite(value),
+        params=params,
+        opt_state=opt_state,
+        ema=ema,
+        samples=state.samples + len(clips.latents),
+    )
+    return state, Report(value, {"grad_norm": optax.tree.norm(gradient), "learning_rate": rate}, finite)
 
 
 @partial(jax.jit, static_argnames="config")
@@ -117,11 +118,6 @@ def loss(params: Params, frozen: Params, clips: Clips, no_caption: Captions, key
     text, no_text = _states(networks, clips.captions, config), _states(networks, no_caption, config)
     text = drop_captions(text, no_text, drop_key, config.caption_dropout)
     return _losses(networks, clips.latents, noise, sigma, text, task_key, config).mean()
-
-
-def average(ema: Params, params: Params, step: Int[""], decay: float) -> Params:
-    """The running average; its memory grows with the run up to `decay`, so that the first weights are forgotten."""
-    return optax.incremental_update(params, ema, 1 - jnp.minimum(decay, (1 + step) / (10 + step)))
 
 
 def _networks(params: Params, frozen: Params, config: TrainConfig) -> Params:
