@@ -1,0 +1,169 @@
+"""`generate`: a video from a prompt."""
+
+import sys
+import time
+from typing import Annotated, Any
+
+import tyro
+
+from wan_jax.cli.options import Mesh, Switch, flag, parse_size, print_result
+from wan_jax.errors import WanError
+
+
+def generate(
+    *,
+    prompt: Annotated[str | None, flag("TEXT", "that of --from")] = None,
+    model: Annotated[str | None, flag("DIR|HUB_ID|NAME", "a small untrained placeholder")] = None,
+    image: Annotated[str | None, flag("FILE", "none")] = None,
+    last_image: Annotated[str | None, flag("FILE", "none")] = None,
+    size: Annotated[str | None, flag("WxH")] = None,
+    frames: Annotated[int | None, flag("N")] = None,
+    steps: Annotated[int | None, flag("N")] = None,
+    seed: Annotated[int | None, flag("N", "0")] = None,
+    solver: Annotated[str | None, flag("NAME", "unipc")] = None,
+    guidance: Annotated[str | None, flag("HIGH[,LOW]")] = None,
+    shift: Annotated[float | None, flag("S")] = None,
+    negative_prompt: Annotated[str | None, flag("TEXT", "Wan's own")] = None,
+    dtype: Annotated[str | None, flag("NAME", "bfloat16; float32 on CPU")] = None,
+    mesh: Mesh = None,
+    out: Annotated[str, flag("FILE", "out.mp4")] = "out.mp4",
+    source: Annotated[str | None, flag("FILE", "none", name="from")] = None,
+    metadata: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: written)")] = True,
+    json: Switch = False,
+):
+    """Makes a video from a prompt.
+
+    python -m wan_jax generate --prompt "a red ball rolls over grass"
+
+    python -m wan_jax generate --prompt "两只猫在台上打拳" --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --size 832x480
+
+    python -m wan_jax generate --prompt "The cat looks up" --image cat.jpg --model Wan-AI/Wan2.2-I2V-A14B-Diffusers
+
+    python -m wan_jax generate --from out.mp4 --seed 7 --out again.mp4
+
+    Args:
+        prompt: what to show, in English or Chinese.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
+        image: the first frame, for a model that takes one.
+        last_image: the last frame, for a model that takes one.
+        size: width and height in pixels, multiples of 16 (of TI2V-5B: 32); otherwise those of --image, at the model's
+            area.
+        frames: number of frames, 4n + 1.
+        steps: denoising steps.
+        seed: of the starting noise.
+        solver: unipc, dpm++ or euler.
+        guidance: strength of the prompt, for the high-noise and for the low-noise expert.
+        shift: how far the steps lean towards high noise.
+        negative_prompt: what to avoid.
+        dtype: of the weights: bfloat16, float16 or float32.
+        mesh: how to share the work among devices, such as data=2,context=4 (axes: data, fsdp, context, tensor).
+        out: .mp4, .webp or .gif, or a folder for .png files.
+        source: repeat the settings stored in this video; other options change them.
+        metadata: store prompt, seed and settings in the video.
+        json: print the result as JSON.
+    """
+    from wan_jax import placeholder, video_io
+    from wan_jax.cluster import is_leader
+    from wan_jax.pipelines import pictures
+    from wan_jax.pipelines.loading import read_config
+    from wan_jax.pipelines.request import Request
+
+    settings = _stored_settings(source) if source else {}
+    prompt = settings.get("prompt") if prompt is None else prompt
+    if prompt is None:
+        raise WanError("--prompt is missing: say what to show, or name an earlier video with --from")
+    model = model or settings.get("model", placeholder.NAME)
+    width, height = parse_size(size) if size else (settings.get("width"), settings.get("height"))
+    high, low = _guidance(guidance) if guidance else (settings.get("guidance_scale"), settings.get("guidance_scale_2"))
+
+    def chosen(flag: Any, name: str, otherwise: Any = None) -> Any:
+        return settings.get(name, otherwise) if flag is None else flag
+
+    options = {
+        "prompt": prompt,
+        "negative_prompt": chosen(negative_prompt, "negative_prompt"),
+        "height": height,
+        "width": width,
+        "num_frames": chosen(frames, "num_frames"),
+        "num_inference_steps": chosen(steps, "num_inference_steps"),
+        "guidance_scale": high,
+        "guidance_scale_2": low,
+        "seed": chosen(seed, "seed", 0),
+        "solver": chosen(solver, "solver", "unipc"),
+        "flow_shift": chosen(shift, "flow_shift"),
+        "sigma_grid": settings.get("sigma_grid", "wan"),
+    }
+    # A mistake should not show after gigabytes were read.
+    video_io.check_output(out)
+    config = read_config(model)
+    shown = pictures.read(config, image, last_image)
+    options["height"], options["width"] = pictures.size(config, shown, height, width)
+    Request.make(config, **options)
+    _check_pictures(settings, shown, source)
+    started = time.monotonic()
+    pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"), mesh)
+    if "checkpoint" in settings and settings["checkpoint"] != pipe.fingerprint:  # which waits for all weights
+        print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
+    loaded = time.monotonic()
+    result = pipe(**options, image=image, last_image=last_image)
+    made = result.settings[0] | {"model": model}
+    if model == placeholder.NAME:
+        made["note"] = placeholder.NOTE
+        print(f"note: {placeholder.NOTE}", file=sys.stderr)
+    if not is_leader():
+        return
+    video_io.export_to_video(result.frames[0], out, metadata=made if metadata else None)
+    print_result(
+        {
+            "out": out,
+            "load_s": round(loaded - started, 2),
+            "first_step_s": round(pipe.first_step_s, 2),
+            "generate_s": round(time.monotonic() - loaded, 2),
+            "settings": made,
+        },
+        f"{out}: {made['num_frames']} frames of {made['width']}x{made['height']}, seed {made['seed']}, "
+        f"{time.monotonic() - started:.1f} s",
+        json,
+    )
+
+
+def _pipeline(model: str, dtype: str | None, vae_dtype: str | None, mesh: str | None):
+    import jax
+
+    from wan_jax import WanPipeline
+    from wan_jax.cluster import join_cluster
+
+    join_cluster()
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return WanPipeline.from_pretrained(model, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh)
+
+
+def _stored_settings(path: str) -> dict[str, Any]:
+    from wan_jax.video_io import read_metadata
+
+    settings = read_metadata(path)
+    if "prompt" not in settings:
+        raise WanError(f"--from {path}: the file holds no settings of ours")
+    if settings["seed"] is None:
+        raise WanError(f"--from {path}: it was made from given latents, which the file does not hold")
+    return settings
+
+
+def _check_pictures(settings: dict[str, Any], shown: Any, source: str | None):
+    """The file knows its pictures by their digests alone."""
+    given = {} if shown is None else shown.digests()
+    for name in ("image", "last_image"):
+        if name in settings and settings[name] != given.get(name):
+            flag = name.replace("_", "-")
+            raise WanError(f"--from {source}: it was made with --{flag} of digest {settings[name]}; give that file")
+
+
+def _guidance(text: str) -> tuple[float, float | None]:
+    try:
+        scales = [float(part) for part in text.split(",")]
+    except ValueError:
+        scales = []
+    if len(scales) not in (1, 2):
+        raise WanError(f"--guidance {text!r} is not HIGH or HIGH,LOW, such as 4.0,3.0")
+    return scales[0], scales[1] if len(scales) == 2 else None
