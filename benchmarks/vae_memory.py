@@ -16,7 +16,7 @@ import numpy as np
 
 from wan_jax.config import get_config
 from wan_jax.models.streaming import decode_chunks
-from wan_jax.models.vae21 import VAE21
+from wan_jax.models.wan_vae import WanVAE
 from wan_jax.placeholder import NAME, random_params
 
 SIDE = 16  # latents: frames of 128×128
@@ -39,7 +39,7 @@ def peak_mib(frames: int, keep: bool) -> float:
 
 def _decode(frames: int, keep: bool) -> float:
     config = get_config(NAME)
-    vae, params = VAE21(config.vae), random_params(config)["vae"]
+    vae, params = WanVAE(config.vae), random_params(config)["vae"]
     latents = np.zeros((1, (frames - 1) // 4 + 1, SIDE, SIDE, config.vae.z_dim), np.float32)
     kept, seen = [], 0
     for number, chunk in enumerate(decode_chunks(vae, params, latents)):

@@ -11,7 +11,7 @@ from convert.dit import dit_rules
 from convert.rules import Layout, Rule, check, flat
 from convert.tensor_files import TensorInfo
 from convert.umt5 import UMT5_ALIASES, umt5_rules
-from convert.vae import vae21_rules
+from convert.vae import vae_rules
 from wan_jax import checkpoint
 from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig
 from wan_jax.models import abstract_params
@@ -73,6 +73,6 @@ def _component(name: str, config: DiTConfig | VAEConfig | UMT5Config, dtype: np.
         case DiTConfig():
             return Component(name, config, dit_rules(config), shapes)
         case VAEConfig():
-            return Component(name, config, vae21_rules(config), shapes)
+            return Component(name, config, vae_rules(config), shapes)
         case UMT5Config():
             return Component(name, config, umt5_rules(config), shapes, UMT5_ALIASES)

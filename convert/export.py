@@ -155,7 +155,7 @@ def _model_index(config: WanConfig, tokenizer: Path) -> dict[str, Any]:
         {
             "_class_name": "WanPipeline",
             "boundary_ratio": config.boundary_ratio,
-            "expand_timesteps": False,
+            "expand_timesteps": config.expand_timesteps,
             "scheduler": ["diffusers", "UniPCMultistepScheduler"],
             "transformer_2": [None, None],
         }

@@ -1,12 +1,14 @@
 """Sizes of the original Wan release: its configs omit some, and umT5 and the VAE have no config at all."""
 
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from convert.folders import Folder
 from convert.tensor_files import TensorInfo
-from wan_jax.config import DiTConfig, UMT5Config, VAEConfig
+from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, get_config
 from wan_jax.errors import WanError
 
 Header = Mapping[str, TensorInfo]
@@ -54,30 +56,54 @@ def umt5_config(header: Header, where: str) -> UMT5Config:
 
 
 def vae_config(header: Header, where: str) -> VAEConfig:
-    """From the shapes of `Wan2.1_VAE.pth` (Wan2.2, wan/modules/vae2_1.py).
-
-    The encoder is a flat list: for every level its residual blocks and then, but for the last, its downsampler.
-    """
-    base = _shape(header, "encoder.conv1.weight", where)[0]
-    z_dim = _shape(header, "conv2.weight", where)[0]
-    if z_dim == 48 or any(re.match(r"encoder\.downsamples\.\d+\.downsamples\.", name) for name in header):
-        raise WanError(f"{where}: this is the VAE of Wan2.2-TI2V-5B; only Wan2.1_VAE.pth is supported")
-    levels, temporal = [[]], []
-    for n in range(len({name.split(".")[2] for name in header if name.startswith("encoder.downsamples.")})):
-        if f"encoder.downsamples.{n}.resample.1.weight" in header:
-            temporal.append(f"encoder.downsamples.{n}.time_conv.weight" in header)
-            levels.append([])
-        else:
-            levels[-1].append(_shape(header, f"encoder.downsamples.{n}.residual.2.weight", where)[0])
+    """From the shapes of `Wan2.1_VAE.pth` or `Wan2.2_VAE.pth` (Wan2.2, wan/modules/vae2_1.py and vae2_2.py)."""
+    base, pixels = _shape(header, "encoder.conv1.weight", where)[:2]
+    nested = _nested_levels(header)
+    is_residual = bool(nested)
+    levels = nested or _flat_levels(header)
     if not all(levels):
         raise WanError(f"{where}: the encoder of this VAE has a level without residual blocks")
-    return VAEConfig(
+    widths = [_shape(header, f"{level[0]}.residual.2.weight", where)[0] for level in levels]
+    resamplers = [name for level in levels for name in level if f"{name}.resample.1.weight" in header]
+    config = VAEConfig(
         base_dim=base,
-        z_dim=z_dim,
-        dim_mult=tuple(level[0] // base for level in levels),
-        num_res_blocks=len(levels[0]),
-        temporal_downsample=tuple(temporal),
+        z_dim=_shape(header, "conv2.weight", where)[0],
+        dim_mult=tuple(width // base for width in widths),
+        num_res_blocks=sum(f"{name}.residual.2.weight" in header for name in levels[0]),
+        temporal_downsample=tuple(f"{name}.time_conv.weight" in header for name in resamplers),
     )
+    if not is_residual:
+        return config
+    released = get_config("wan22_ti2v_5b").vae  # no checkpoint has the latents' statistics
+    return replace(
+        config,
+        is_residual=True,
+        decoder_base_dim=_shape(header, "decoder.conv1.weight", where)[0] // config.dim_mult[-1],
+        patch_size=math.isqrt(pixels // 3),
+        in_channels=pixels,
+        out_channels=pixels,
+        latents_mean=released.latents_mean,
+        latents_std=released.latents_std,
+    )
+
+
+def _flat_levels(header: Header) -> list[list[str]]:
+    """The modules of each level: its residual blocks and then, but for the last, its downsampler, in one list."""
+    levels = [[]]
+    for n in range(len({name.split(".")[2] for name in header if name.startswith("encoder.downsamples.")})):
+        levels[-1].append(f"encoder.downsamples.{n}")
+        if f"encoder.downsamples.{n}.resample.1.weight" in header:
+            levels.append([])
+    return levels
+
+
+def _nested_levels(header: Header) -> list[list[str]]:
+    """The same where every level has a list of its own; none in 2.1."""
+    matches = [re.match(r"encoder\.downsamples\.(\d+)\.downsamples\.(\d+)\.", name) for name in header]
+    levels: dict[int, list[str]] = {}
+    for level, module in sorted({(int(match[1]), int(match[2])) for match in matches if match}):
+        levels.setdefault(level, []).append(f"encoder.downsamples.{level}.downsamples.{module}")
+    return list(levels.values())
 
 
 def _shape(header: Header, name: str, where: str) -> tuple[int, ...]:

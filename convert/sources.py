@@ -136,6 +136,9 @@ def open_source(src: str, revision: str | None = None, downloads: Path | None = 
     )
 
 
+_VAE_FILES = ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth")
+
+
 def _diffusers(folder: Folder) -> Source:
     index = read_json(folder, "model_index.json")
     if "wan_jax" in index:
@@ -147,6 +150,7 @@ def _diffusers(folder: Folder) -> Source:
         refuse_other_models(raw, where)
         parts[name] = cls.from_json(raw, where)
     config = model_of([parts[e] for e in experts], parts["vae"], parts["text_encoder"], folder.name)
+    config = dataclasses.replace(config, expand_timesteps=bool(index.get("expand_timesteps", False)))
     if len(experts) == 2 and index.get("boundary_ratio") is not None:
         config = dataclasses.replace(config, boundary_ratio=index["boundary_ratio"])
     return Source(
@@ -159,12 +163,13 @@ def _diffusers(folder: Folder) -> Source:
 
 
 def _original(folder: Folder) -> Source:
-    """Wan2.2, wan/text2video.py and wan/configs/shared_config.py name the files."""
+    """Wan2.2, wan/text2video.py, wan/textimage2video.py and wan/configs name the files."""
     experts = original.expert_folders(folder)
+    vae_file = next((name for name in _VAE_FILES if name in folder.sizes), _VAE_FILES[0])
     files = {
         name: [f for f in folder.sizes if re.fullmatch(rf"{prefix}diffusion_pytorch_model[^/]*\.safetensors", f)]
         for name, prefix in zip(("transformer", "transformer_2"), experts)
-    } | {"vae": ["Wan2.1_VAE.pth"], "text_encoder": ["models_t5_umt5-xxl-enc-bf16.pth"]}
+    } | {"vae": [vae_file], "text_encoder": ["models_t5_umt5-xxl-enc-bf16.pth"]}
     for name, wanted in files.items():
         if not wanted or any(f not in folder.sizes for f in wanted):
             raise WanError(
@@ -177,6 +182,8 @@ def _original(folder: Folder) -> Source:
     for name, prefix in zip(("transformer", "transformer_2"), experts):
         raw = read_json(folder, f"{prefix}config.json")
         refuse_other_models(raw, f"{folder.name}/{prefix}config.json")
+        if "img_emb.proj.1.weight" in headers[name]:
+            raise WanError(f"{folder.name}: this is Wan2.1 image to video; it is not supported yet")
         transformers.append(original.dit_config(raw, headers[name], f"{folder.name}/{prefix}config.json"))
     vae = original.vae_config(headers["vae"], f"{folder.name}/{files['vae'][0]}")
     text_encoder = original.umt5_config(headers["text_encoder"], f"{folder.name}/{files['text_encoder'][0]}")
@@ -197,14 +204,21 @@ def model_of(transformers: list[DiTConfig], vae: VAEConfig, text_encoder: UMT5Co
     same = [c for c in released if c.transformer == transformers[0] and len(c.transformers) == len(transformers)]
     if same:
         return dataclasses.replace(same[0], vae=vae, text_encoder=text_encoder)
-    relative = get_config("wan22_t2v_a14b" if len(transformers) == 2 else "wan21_t2v_14b")
+    relative = get_config(_nearest(transformers, vae))
     parts = dict(transformer=transformers[0], vae=vae, text_encoder=text_encoder)
     return dataclasses.replace(relative, name="custom", hub_id=None, **parts)
 
 
+def _nearest(transformers: list[DiTConfig], vae: VAEConfig) -> str:
+    """The released model that is sampled as one with these parts."""
+    if len(transformers) == 2:
+        return "wan22_i2v_a14b" if transformers[0].in_channels > vae.z_dim else "wan22_t2v_a14b"
+    return "wan22_ti2v_5b" if vae.is_residual else "wan21_t2v_14b"
+
+
 def refuse_other_models(raw: dict[str, Any], where: str):
     """Raises a WanError that names the model, where a transformer's or VAE's config is of one we do not have."""
-    kind, channels = raw.get("model_type"), raw.get("in_channels", raw.get("in_dim"))
+    kind = raw.get("model_type")
     if raw.get("vace_layers") or kind == "vace":
         model = "Wan VACE"
     elif "motion_encoder_dim" in raw or kind == "animate":
@@ -213,13 +227,9 @@ def refuse_other_models(raw: dict[str, Any], where: str):
         model = "Wan2.2-S2V"
     elif raw.get("image_dim") or kind == "flf2v":
         model = "Wan2.1 image to video"
-    elif channels == 36 or kind == "i2v":
-        model = "Wan image to video"
-    elif channels == 48 or kind == "ti2v" or raw.get("z_dim") == 48:
-        model = "Wan2.2-TI2V-5B"
     else:
         return
-    raise WanError(f"{where}: this is {model}; of the Wan models only text to video (T2V) is supported")
+    raise WanError(f"{where}: this is {model}; it is not supported yet")
 
 
 def _weight_files(folder: Folder, component: str) -> list[str]:

@@ -1,9 +1,9 @@
-"""Rule table of the video autoencoder."""
+"""Rule table of the video autoencoders."""
 
 from convert.rules import VECTOR, Rule, Transform, conv, squeeze
 from wan_jax.config import VAEConfig
-from wan_jax.models.vae21 import decoder_levels, encoder_levels
 from wan_jax.models.vae_layers import Level
+from wan_jax.models.wan_vae import decoder_levels, encoder_levels
 
 
 def _pointwise(window_axes: int) -> Transform:
@@ -65,7 +65,9 @@ def _ends(coder: str) -> list[Rule]:
 
 
 def _encoder(config: VAEConfig) -> list[Rule]:
-    """Both layouts number the blocks and resamplers of all levels in one flat list."""
+    """Both layouts number the blocks and resamplers of all levels in one flat list; those of 2.2 level by level."""
+    if config.is_residual:
+        return _nested(encoder_levels(config), config.num_res_blocks, "encoder", "down") + _around("encoder")
     rules, n = [], 0
     for i, level in enumerate(encoder_levels(config)):
         for j in range(config.num_res_blocks):
@@ -77,11 +79,13 @@ def _encoder(config: VAEConfig) -> list[Rule]:
             ours = f"encoder/level_{i}/down"
             rules += _resample(ours, f"encoder.down_blocks.{n}", f"encoder.downsamples.{n}", level)
             n += 1
-    return rules + _middle("encoder") + _ends("encoder")
+    return rules + _around("encoder")
 
 
 def _decoder(config: VAEConfig) -> list[Rule]:
-    """Only the original layout is flat here."""
+    """Only the original layout is flat here, and nothing in 2.2."""
+    if config.is_residual:
+        return _nested(decoder_levels(config), config.num_res_blocks + 1, "decoder", "up") + _around("decoder")
     rules, n = [], 0
     for i, level in enumerate(decoder_levels(config)):
         ours, theirs = f"decoder/level_{i}", f"decoder.up_blocks.{i}"
@@ -92,11 +96,29 @@ def _decoder(config: VAEConfig) -> list[Rule]:
         if level.resample:
             rules += _resample(f"{ours}/up", f"{theirs}.upsamplers.0", f"decoder.upsamples.{n}", level)
             n += 1
-    return rules + _middle("decoder") + _ends("decoder")
+    return rules + _around("decoder")
 
 
-def vae21_rules(config: VAEConfig) -> list[Rule]:
-    """Original names: Wan2.2, wan/modules/vae2_1.py."""
+def _nested(levels: list[Level], blocks: int, coder: str, way: str) -> list[Rule]:
+    """The levels of a 2.2 coder, each with a list of its own."""
+    rules = []
+    for i, level in enumerate(levels):
+        ours, theirs = f"{coder}/level_{i}", f"{coder}.{way}_blocks.{i}"
+        original = f"{coder}.{way}samples.{i}.{way}samples"
+        for j in range(blocks):
+            shortcut = j == 0 and level.in_channels != level.channels
+            rules += _residual(f"{ours}/res_{j}", f"{theirs}.resnets.{j}", f"{original}.{j}", shortcut)
+        if level.resample:
+            rules += _resample(f"{ours}/{way}", f"{theirs}.{way}sampler", f"{original}.{blocks}", level)
+    return rules
+
+
+def _around(coder: str) -> list[Rule]:
+    return _middle(coder) + _ends(coder)
+
+
+def vae_rules(config: VAEConfig) -> list[Rule]:
+    """Original names: Wan2.2, wan/modules/vae2_1.py and vae2_2.py."""
     return [
         *_encoder(config),
         *_conv("quant_conv", "quant_conv", "conv1", _pointwise(3)),

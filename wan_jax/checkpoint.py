@@ -92,7 +92,11 @@ def write_model_index(folder: epath.PathLike, config: WanConfig, source: Mapping
         "sampling": dataclasses.asdict(config.sampling),
         "source": dict(source),
     }
-    index = {"_class_name": "WanPipeline", "boundary_ratio": config.boundary_ratio}
+    index = {
+        "_class_name": "WanPipeline",
+        "boundary_ratio": config.boundary_ratio,
+        "expand_timesteps": config.expand_timesteps,
+    }
     write_json(epath.Path(folder) / _INDEX, index | class_entries(config) | {"wan_jax": about})
 
 
@@ -121,6 +125,7 @@ def read_model(folder: epath.PathLike) -> WanConfig:
             vae=part("vae", VAEConfig),
             text_encoder=part("text_encoder", UMT5Config),
             boundary_ratio=index["boundary_ratio"],
+            expand_timesteps=index.get("expand_timesteps", False),
             sampling=Sampling(**index["wan_jax"]["sampling"]),
         )
     except (KeyError, TypeError) as error:

@@ -76,7 +76,17 @@ class DiTConfig(_Component):
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig(_Component):
-    """Wan-VAE 2.1 (Wan2.2, wan/modules/vae2_1.py): 4×8×8 compression, 16 channels."""
+    """The video autoencoder.  Defaults: Wan-VAE 2.1 (Wan2.2, wan/modules/vae2_1.py), 4×8×8 compression, 16 channels.
+
+    Wan-VAE 2.2 (vae2_2.py) sets the last fields too.
+
+    Attributes:
+        base_dim: channels of the encoder's first level, of which `dim_mult` has multiples.
+        is_residual: shortcuts around every level; see `wan_jax.models.vae_shortcuts`.
+        decoder_base_dim: the same as `base_dim` for the decoder; None: equal.
+        patch_size: side of the squares of pixels that are the network's positions; None: pixels.
+        in_channels, out_channels: of such a position.
+    """
 
     base_dim: int = 96
     z_dim: int = 16
@@ -94,16 +104,13 @@ class VAEConfig(_Component):
         2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
         3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
     )  # fmt: skip
+    is_residual: bool = False
+    decoder_base_dim: int | None = None
+    patch_size: int | None = None
+    in_channels: int = 3
+    out_channels: int = 3
 
-    FIXED = {
-        "attn_scales": (),
-        "dropout": 0.0,
-        "is_residual": False,
-        "in_channels": 3,
-        "out_channels": 3,
-        "patch_size": None,
-        "decoder_base_dim": None,
-    }
+    FIXED = {"attn_scales": (), "dropout": 0.0}
     IGNORED = frozenset({"scale_factor_spatial", "scale_factor_temporal", "clip_output"})  # derived, or always so
 
     @property
@@ -114,7 +121,7 @@ class VAEConfig(_Component):
     @property
     def spatial_factor(self) -> int:
         """Pixels per latent pixel, along height and width."""
-        return 2 ** (len(self.dim_mult) - 1)
+        return 2 ** (len(self.dim_mult) - 1) * (self.patch_size or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +169,7 @@ class WanConfig:
     """A released model: its parts, how it is sampled, and where its weights are.
 
     `boundary_ratio` is the noise threshold between the experts as a fraction of 1000; None means one expert.
+    `expand_timesteps` (TI2V-5B): every token is told a noise level of its own, so that some may be clean.
     """
 
     name: str
@@ -170,7 +178,13 @@ class WanConfig:
     vae: VAEConfig = VAEConfig()
     text_encoder: UMT5Config = UMT5Config()
     boundary_ratio: float | None = None
+    expand_timesteps: bool = False
     sampling: Sampling = Sampling()
+
+    @property
+    def shows_images_as_channels(self) -> bool:
+        """Whether the transformer is given a mask and encoded frames beside the noisy latents: image to video."""
+        return self.transformer.in_channels == 2 * self.vae.z_dim + self.vae.temporal_factor
 
     @property
     def transformers(self) -> tuple[str, ...]:

@@ -46,5 +46,10 @@ def storage_dtype(path: str, dtype) -> np.dtype:
 
 
 def matmul_precision(dtype) -> jax.lax.Precision | None:
-    """Exact float32 where float32 is asked for: a TPU would otherwise multiply in bfloat16."""
-    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+    """Exact float32 where float32 is asked for: a TPU would otherwise multiply in bfloat16, a GPU in TF32.
+
+    JAX's own switch goes first: JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32 makes a GPU as fast and as inexact as
+    PyTorch's convolutions are.
+    """
+    chosen = jax.config.jax_default_matmul_precision is not None
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 and not chosen else None

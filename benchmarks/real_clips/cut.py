@@ -77,7 +77,7 @@ def pan(picture: UInt8["h w 3"], length: int, size: int, rng: np.random.Generato
 def _random_box(h: int, w: int, size: int, rng: np.random.Generator) -> Box:
     """Between `size` pixels and the whole height or width; large ones as often as small ones, by logarithm."""
     most = min(h, w)
-    side = float(np.exp(rng.uniform(np.log(min(size, most)), np.log(most))))
+    side = min(float(np.exp(rng.uniform(np.log(min(size, most)), np.log(most)))), most)  # rounding may exceed it
     return Box(rng.uniform(0, w - side), rng.uniform(0, h - side), side)
 
 

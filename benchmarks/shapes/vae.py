@@ -26,7 +26,7 @@ from wan_jax.config import VAEConfig
 from wan_jax.data.loader import Dataset
 from wan_jax.errors import WanError
 from wan_jax.metrics import psnr
-from wan_jax.models.vae21 import VAE21
+from wan_jax.models.wan_vae import WanVAE
 from wan_jax.typing import Float, Params, UInt8
 
 _SQUARED = 3.0  # weight of the squared error
@@ -50,7 +50,7 @@ def to_network(clips: UInt8["b f h w 3"]) -> Float["b f h w 3"]:
     return clips.astype(jnp.float32) / 127.5 - 1
 
 
-def loss(params: Params, clips: UInt8["b f h w 3"], key: jax.Array, vae: VAE21) -> Float[""]:
+def loss(params: Params, clips: UInt8["b f h w 3"], key: jax.Array, vae: WanVAE) -> Float[""]:
     """L1 and squared error of the reconstruction from a sample of the posterior, and KL."""
     video = to_network(clips)
     (mean, log_variance), _ = vae.apply({"params": params}, video, method="moments")
@@ -63,7 +63,7 @@ def loss(params: Params, clips: UInt8["b f h w 3"], key: jax.Array, vae: VAE21) 
 
 
 @partial(jax.jit, static_argnames=("vae", "optimizer", "batch", "steps"), donate_argnums=(0, 1))
-def train(params, opt_state, clips, key, *, vae: VAE21, optimizer, batch: int, steps: int):
+def train(params, opt_state, clips, key, *, vae: WanVAE, optimizer, batch: int, steps: int):
     """`steps` steps on random clips; returns the new state and the mean loss."""
 
     def step(state, key):
@@ -78,7 +78,7 @@ def train(params, opt_state, clips, key, *, vae: VAE21, optimizer, batch: int, s
     return params, opt_state, losses.mean()
 
 
-def fit(clips: UInt8["n f h w 3"], vae: VAE21, steps: int, batch: int, rate: float, seed: int) -> Params:
+def fit(clips: UInt8["n f h w 3"], vae: WanVAE, steps: int, batch: int, rate: float, seed: int) -> Params:
     """Trains from random weights and tells how it goes."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, min(100, steps // 10), steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99))
@@ -96,7 +96,7 @@ def fit(clips: UInt8["n f h w 3"], vae: VAE21, steps: int, batch: int, rate: flo
 
 def with_statistics(config: VAEConfig, params: Params, clips: UInt8["n f h w 3"], batch: int) -> VAEConfig:
     """The config under which latents have about zero mean and unit variance in every channel."""
-    encode = jax.jit(lambda clips: VAE21(config).apply({"params": params}, to_network(clips), method="encode")[0])
+    encode = jax.jit(lambda clips: WanVAE(config).apply({"params": params}, to_network(clips), method="encode")[0])
     latents = np.concatenate([np.asarray(encode(clips[i : i + batch])) for i in range(0, len(clips), batch)])
     latents = latents.reshape(-1, latents.shape[-1])
     std = np.maximum(latents.std(axis=0), _LEAST_STD * latents.std(axis=0).max())
@@ -107,7 +107,7 @@ def _numbers(values: np.ndarray) -> tuple[float, ...]:
     return tuple(round(float(value), 6) for value in values)
 
 
-def reconstruct(vae: VAE21, params: Params, clips: UInt8["n f h w 3"], batch: int) -> UInt8["n f h w 3"]:
+def reconstruct(vae: WanVAE, params: Params, clips: UInt8["n f h w 3"], batch: int) -> UInt8["n f h w 3"]:
     again = jax.jit(lambda clips: vae.apply({"params": params}, to_network(clips)))
     parts = [np.asarray(again(clips[i : i + batch])) for i in range(0, len(clips), batch)]
     return np.round((np.concatenate(parts) + 1) * 127.5).astype(np.uint8)
@@ -133,9 +133,9 @@ def main():
     enable_compilation_cache()
     clips, held_out = (read_clips(args.data, part) for part in ("train", "validation"))
     config = VAEConfig(base_dim=args.base_dim, num_res_blocks=1, latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16)
-    params = fit(clips, VAE21(config, jnp.dtype(args.dtype)), args.steps, args.batch, args.rate, args.seed)
+    params = fit(clips, WanVAE(config, jnp.dtype(args.dtype)), args.steps, args.batch, args.rate, args.seed)
     config = with_statistics(config, params, clips[:512], args.batch)
-    again = reconstruct(VAE21(config), params, held_out, args.batch)
+    again = reconstruct(WanVAE(config), params, held_out, args.batch)
     write_start(args.out, config, params, args.seed)
     strip(held_out, again).save(args.out.with_suffix(".png"))
     quality = np.mean([psnr(*(clip / np.float32(255) for clip in pair)) for pair in zip(held_out, again)])

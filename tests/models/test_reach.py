@@ -1,5 +1,6 @@
 """How far back an autoencoder looks, found out by changing its input; and that a stream begun there is the same."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -7,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.test_vae21 import random_params
+from tests.models.test_wan_vae import OF_22, random_params
 from wan_jax.config import VAEConfig
 from wan_jax.models import streaming
 from wan_jax.models.reach import decoder_reach, encoder_reach, restart_chunk
-from wan_jax.models.vae21 import VAE21
+from wan_jax.models.wan_vae import WanVAE
 
 TINY = VAEConfig(base_dim=2, z_dim=2, dim_mult=(1, 1, 1, 1), num_res_blocks=1, latents_mean=(0, 0), latents_std=(1, 1))
 CONFIGS = {
@@ -20,6 +21,7 @@ CONFIGS = {
         base_dim=2, z_dim=2, dim_mult=(1, 1, 1), num_res_blocks=2, temporal_downsample=(True, False),
         latents_mean=(0, 0), latents_std=(1, 1),
     ),
+    "2.2": replace(TINY, **OF_22),
 }  # fmt: skip
 
 
@@ -40,7 +42,7 @@ def test_reach_is_exact(name, method):
     size = (config.spatial_factor, config.spatial_factor, 3) if method == "encode" else (1, 1, 2)
     frames = 1 + time * last if method == "encode" else 1 + last
     params = random_params(config)
-    step = partial(VAE21(config).apply, {"params": params}, method=method)
+    step = partial(WanVAE(config).apply, {"params": params}, method=method)
 
     @jax.jit
     @jax.grad
@@ -58,7 +60,7 @@ def test_reach_is_exact(name, method):
 
 @pytest.mark.parametrize("method, frames_per_chunk", [("encode", 1), ("decode", 3)])
 def test_a_stream_begun_before_the_cut_has_the_same_bits(method, frames_per_chunk):
-    vae, params = VAE21(TINY), random_params(TINY)
+    vae, params = WanVAE(TINY), random_params(TINY)
     chunks = -(-60 // frames_per_chunk)
     rng, time = np.random.default_rng(0), TINY.temporal_factor if method == "encode" else 1
     size = (16, 16, 3) if method == "encode" else (2, 2, 2)

@@ -7,11 +7,11 @@ import pytest
 
 from tests.compare import relative_error
 from tests.models.test_reach import TINY
-from tests.models.test_vae21 import random_params
+from tests.models.test_wan_vae import random_params
 from wan_jax.errors import WanError
 from wan_jax.models import streaming, tiling
 from wan_jax.models.tiling import Tiling
-from wan_jax.models.vae21 import VAE21
+from wan_jax.models.wan_vae import WanVAE
 
 
 @pytest.mark.parametrize("size, side, overlap", [(11, 4, 1), (11, 4, 3), (4, 4, 2), (3, 4, 2), (9, 8, 1)])
@@ -36,7 +36,7 @@ def test_two_tiles_are_mixed_linearly():
 
 def test_tiles_of_a_stream():
     """Each tile is the stream of its part, and their mixture is what a plain loop over weights makes of them."""
-    vae, params = VAE21(TINY), random_params(TINY)
+    vae, params = WanVAE(TINY), random_params(TINY)
     video = np.random.default_rng(0).uniform(-1, 1, (1, 9, 24, 16, 3)).astype(np.float32)
     whole = streaming.encode(vae, params, video)
     one = np.concatenate(list(tiling.encode_chunks(vae, params, video, Tiling(32, 8))), axis=1)
@@ -54,4 +54,4 @@ def test_tiles_of_a_stream():
 @pytest.mark.parametrize("side, overlap", [(16, 16), (16, 0), (20, 8), (16, 4)])
 def test_tiles_that_cannot_be(side, overlap):
     with pytest.raises(WanError, match=f"tiles of {side} pixels .* {overlap}"):
-        list(tiling.encode_chunks(VAE21(TINY), {}, np.zeros((1, 1, 32, 32, 3)), Tiling(side, overlap)))
+        list(tiling.encode_chunks(WanVAE(TINY), {}, np.zeros((1, 1, 32, 32, 3)), Tiling(side, overlap)))

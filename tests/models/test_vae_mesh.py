@@ -1,19 +1,21 @@
 """The VAE in strips on a mesh of virtual CPU devices equals the VAE on one device."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.compare import relative_error
-from tests.models.test_vae21 import apply, random_params
+from tests.models.test_wan_vae import OF_22, apply, random_params
 from wan_jax.config import VAEConfig
 from wan_jax.models import space, streaming
-from wan_jax.models.vae21 import VAE21
+from wan_jax.models.wan_vae import WanVAE
 from wan_jax.sharding import make_mesh
 
 TINY = VAEConfig(base_dim=6, dim_mult=(1, 2), num_res_blocks=1, temporal_downsample=(True,))  # every kind of layer
-VAE = VAE21(TINY)
+VAE = WanVAE(TINY)
 HEIGHT, WIDTH = 9, 3  # latents: no device count below divides 9; on 6 devices the last has no row, on 7 the last two
 
 MESHES = [dict(data=2), dict(context=5), dict(data=2, context=3), dict(fsdp=7), dict(data=2, fsdp=2, tensor=2)]
@@ -60,6 +62,20 @@ def test_chunks_equal_one_device(params, clip, alone):
         chunks = list(streaming.decode_chunks(VAE, params, latents))
     assert all(chunk.is_fully_replicated for chunk in chunks)
     assert relative_error(np.concatenate(chunks, axis=1), decoded) <= 1e-5
+
+
+def test_22_in_tiles_equals_one_device(monkeypatch):
+    """Its shortcuts and patches stay within a tile."""
+    config = replace(TINY, dim_mult=(1, 1), **OF_22)
+    vae, params = WanVAE(config), random_params(config)
+    shape = (1, 5, config.spatial_factor * HEIGHT, config.spatial_factor * WIDTH, 3)
+    video = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
+    latents = apply(vae, params, video, "encode")
+    decoded = apply(vae, params, latents, "decode")
+    monkeypatch.setattr(space, "cut", lambda axes, devices, *frame: space.Tiles(axes, devices, frame, (1, 2)))
+    with jax.set_mesh(mesh_of(dict(data=2))):
+        assert relative_error(apply(vae, params, video, "encode"), latents) <= 1e-5
+        assert relative_error(apply(vae, params, latents, "decode"), decoded) <= 1e-5
 
 
 def test_tiles_equal_one_device(params, clip, alone, monkeypatch):

@@ -124,6 +124,11 @@ def cache_spec(mesh: Mesh | AbstractMesh) -> P:
     return P(None, None, None, None, mesh.axis_names)
 
 
+def is_cut() -> bool:
+    """Whether there are tiles that have neighbours."""
+    return _tiles.get() is not None
+
+
 @typechecked
 def pad(x: Float["b f h w c"], before: int, after: int) -> Float["b f i j c"]:
     """Puts rows and columns around each frame: zeros, or what the neighbouring tiles hold there."""

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from wan_jax.models import space
-from wan_jax.models.convolution import Conv
+from wan_jax.models.convolution import Conv, in_order
 from wan_jax.precision import matmul_precision
 from wan_jax.typing import Float, typechecked
 
@@ -28,14 +28,23 @@ class Level:
     Attributes:
         in_channels: channels that reach the first block.
         channels: channels of every block.
+        out_channels: channels that leave the level.
         resample: whether height and width change by 2 at the end.
         temporal: whether the frame rate changes by 2 as well.
+        shortcut: whether the level's input is added to its output, brought to the same size.
     """
 
     in_channels: int
     channels: int
+    out_channels: int
     resample: bool
     temporal: bool
+    shortcut: bool
+
+    @property
+    def factors(self) -> tuple[int, int]:
+        """By how much the frame rate and the sides of frames change."""
+        return 1 + self.temporal, 1 + self.resample
 
 
 def part(cache: Cache | None, name: str) -> Any:
@@ -53,8 +62,10 @@ def causal(
     """
     if history is None:
         history = jnp.zeros((x.shape[0], 2, *x.shape[2:]), x.dtype)
-    seen = jnp.concatenate([history, x], axis=1)
-    return conv(seen), seen[:, seen.shape[1] - history.shape[1] :]
+    y = conv(jnp.concatenate([history, x], axis=1))
+    # Once `y` is there, the old history is not needed any more, and the new one may have its memory.
+    y, x, history = in_order(y, x, history)
+    return y, jnp.concatenate([history, x], axis=1)[:, x.shape[1] :]
 
 
 @typechecked
@@ -194,5 +205,6 @@ class Upsample(nn.Module):
             alone, x = split_first(x, begins=cache is None)
             x, new["time_conv"] = causal(time_conv(2 * x.shape[-1], 1, self.dtype), x, part(cache, "time_conv"))
             x = jnp.concatenate([alone, interleave(x)], axis=1)
+        (x,) = in_order(x)  # or XLA takes what was added up in float32, doubles that and convolves it
         x = x.repeat(2, axis=3).repeat(2, axis=2)  # columns, the dearer, while there are fewer rows
         return Conv(self.features, (3, 3), self.dtype, name="conv")(x), new

@@ -16,7 +16,7 @@ from wan_jax.diffusion.solvers import SolverState, make_steps
 from wan_jax.models import abstract_params, streaming, umt5
 from wan_jax.models.dit import PATCH
 from wan_jax.models.space import cache_spec
-from wan_jax.models.vae21 import VAE21
+from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.request import Request
 from wan_jax.plan.compiled import Program, compile_program
 from wan_jax.tokenizer import TEXT_LENGTH
@@ -66,13 +66,20 @@ class Job:
             return sampling.denoise.lower(params, state, text, steps, 0, 1, scale, **static)
 
     def vae_decode(self) -> jax.stages.Lowered:
-        """A latent frame after the first."""
-        vae, params = VAE21(self.config.vae, DTYPE), self.params("vae")
+        """A chunk after the first latent frame."""
+        vae, params = WanVAE(self.config.vae, DTYPE), self.params("vae")
         with jax.set_mesh(self.mesh):
-            frame = self._latents(frames=1)
+            frame, chunk = self._latents(frames=1), self._latents(frames=self.vae_chunk)
             _, cache = jax.eval_shape(partial(streaming.vae_step, vae, method="decode", cache=None), params, frame)
             cache = jax.tree.map(lambda x: self._on_mesh(x, cache_spec(self.mesh)), cache)
-            return streaming.vae_step.lower(vae, params, frame, cache, "decode")
+            return streaming.vae_step.lower(vae, params, chunk, cache, "decode")
+
+    @property
+    def vae_chunk(self) -> int:
+        """Latent frames that are decoded at a time."""
+        count = self.request.latent_shape(self.config)[1]
+        with jax.set_mesh(self.mesh):
+            return streaming.best_chunk(count, self.request.height, self.request.width)
 
     @property
     def predictions(self) -> int:

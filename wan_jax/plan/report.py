@@ -128,7 +128,7 @@ def _video_seconds(job: Job, programs: dict[str, dict]) -> float | None:
     runs = {
         "text_encoder": job.predictions * len(request.prompt),
         "denoise": request.num_inference_steps,
-        "vae_decode": request.latent_shape(job.config)[1],
+        "vae_decode": request.latent_shape(job.config)[1] / job.vae_chunk,
     }
     if any(program["step_s"] is None for program in programs.values()):
         return None

@@ -1,9 +1,11 @@
-"""Wan-VAE 2.1 by itself: cutting, cache, names, memory.  The comparison with PyTorch is in tests/parity."""
+"""Wan-VAE 2.1 and 2.2 by themselves: cutting, cache, names, memory.  The comparison with PyTorch is in tests/parity."""
 
 import json
 import pathlib
 import re
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +13,17 @@ import numpy as np
 import pytest
 
 from convert.rules import torch_shapes
-from convert.vae import vae21_rules
+from convert.vae import vae_rules
 from tests.compare import relative_error
 from wan_jax.config import VAEConfig
 from wan_jax.errors import WanError
 from wan_jax.models import streaming
-from wan_jax.models.vae21 import VAE21, abstract_params
 from wan_jax.models.vae_layers import ChannelNorm
+from wan_jax.models.wan_vae import WanVAE, abstract_params
 
 KEYS = pathlib.Path(__file__).parents[1] / "goldens" / "keys" / "vae21.json"  # of Wan-AI/Wan2.2-T2V-A14B-Diffusers
 TINY = VAEConfig(base_dim=6, dim_mult=(1, 2, 2, 2), num_res_blocks=1)
+OF_22 = dict(is_residual=True, decoder_base_dim=8, patch_size=2, in_channels=12, out_channels=12)
 
 
 def random_params(config, std=0.15):
@@ -45,7 +48,7 @@ def apply(vae, params, clip, method):
 
 @pytest.fixture(scope="module")
 def vae():
-    return VAE21(TINY)
+    return WanVAE(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,19 @@ def whole(vae, params):
     assert latents.shape == (2, 5, 2, 3, 16) and decoded.shape == video.shape
     assert np.mean(np.abs(decoded) < 1) > 0.9
     return video, latents, decoded
+
+
+def test_streaming_of_22_equals_the_whole_clip():
+    """Its shortcuts count frames from the clip's first one on."""
+    config = replace(TINY, **OF_22)
+    vae, params = WanVAE(config), random_params(config)
+    video = np.random.default_rng(1).uniform(-1, 1, (1, 17, 32, 48, 3)).astype(np.float32)
+    latents = apply(vae, params, video, "encode")
+    decoded = apply(vae, params, latents, "decode")
+    assert latents.shape == (1, 5, 2, 3, 16) and decoded.shape == video.shape
+    for frames_per_chunk in (1, 3):
+        assert relative_error(streaming.encode(vae, params, video, frames_per_chunk), latents) <= 1e-5
+        assert relative_error(streaming.decode(vae, params, latents, frames_per_chunk), decoded) <= 1e-5
 
 
 @pytest.mark.parametrize("frames_per_chunk", [1, 2, 3])
@@ -100,7 +116,7 @@ def test_cache_keeps_its_structure(vae, method, chunk_frames):
 
 def test_bfloat16_keeps_norms_and_latents_in_float32(vae, params, whole):
     video, latents, _ = whole
-    coarse = streaming.encode(VAE21(TINY, jnp.bfloat16), params, video)
+    coarse = streaming.encode(WanVAE(TINY, jnp.bfloat16), params, video)
     assert coarse.dtype == jnp.float32
     assert relative_error(coarse, latents) <= 0.05
 
@@ -125,13 +141,13 @@ def test_wrong_sizes_are_refused(vae, params, shape):
 
 def test_released_checkpoint_has_exactly_these_tensors():
     config = VAEConfig()
-    shapes = torch_shapes(vae21_rules(config), "diffusers", abstract_params(config))
+    shapes = torch_shapes(vae_rules(config), "diffusers", abstract_params(config))
     assert shapes == {name: tuple(shape) for name, shape in json.loads(KEYS.read_text()).items()}
 
 
 def test_original_names():
     """194 tensors under Wan2.1_VAE.pth's own names, numbered without a gap."""
-    names = [rule.original for rule in vae21_rules(VAEConfig())]
+    names = [rule.original for rule in vae_rules(VAEConfig())]
     assert len(set(names)) == 194
     numbers = lambda part: sorted({int(n) for name in names for n in re.findall(rf"{part}\.(\d+)\.", name)})  # noqa: E731
     assert numbers("encoder.downsamples") == list(range(11))
@@ -151,3 +167,14 @@ def test_memory_does_not_grow_with_the_clip(vae, params):
         live.append(sum(array.nbytes for array in jax.live_arrays()))
     assert frames == 321
     assert len(set(live[1:])) == 1
+
+
+def test_chunks_keep_a_device_busy(monkeypatch):
+    """Up to a 480p frame on a GPU, in equal chunks after the first frame."""
+    assert streaming.best_chunk(21, 64, 64) == 1  # on CPU
+    monkeypatch.setattr(streaming.sharding, "device_kind", lambda: "NVIDIA H100")
+    assert [streaming.best_chunk(21, height, 832) for height in (720, 480, 240, 120)] == [1, 1, 2, 4]
+    assert [streaming.best_chunk(frames, 128, 128) for frames in (1, 2, 9, 30)] == [1, 1, 8, 1]
+    monkeypatch.setattr(streaming.sharding, "device_kind", lambda: "TPU v6 lite")
+    monkeypatch.setattr(streaming.sharding, "ambient_mesh", lambda: SimpleNamespace(size=8))
+    assert streaming.best_chunk(21, 720, 1280) == 2

@@ -1,11 +1,12 @@
-"""Wan-VAE 2.1 (Wan2.2, wan/modules/vae2_1.py; arXiv:2503.20314, §4.1).
+"""Wan-VAE 2.1 and 2.2 (Wan2.2, wan/modules/vae2_1.py and vae2_2.py; arXiv:2503.20314, §4.1).
 
-A causal video autoencoder: 1 + 4n frames of h×w pixels ↔ 1 + n frames of h/8 × w/8 latents.  The official code feeds
-it one chunk at a time (1 pixel frame, then 4, 4, …; one latent frame each); here a chunk may be of any length, up to
-the whole clip, and the result does not depend on the cut (see `vae_layers`).  `wan_jax.models.streaming` does the
-cutting.
+A causal video autoencoder: 1 + 4n frames of h×w pixels ↔ 1 + n frames of h/8 × w/8 latents; in 2.2 of h/16 × w/16,
+made from patches of 2×2 pixels, and with shortcuts around the levels.  The official code feeds it one chunk at a time
+(1 pixel frame, then 4, 4, …; one latent frame each); here a chunk may be of any length, up to the whole clip, and the
+result does not depend on the cut (see `vae_layers`).  `wan_jax.models.streaming` does the cutting.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +30,7 @@ from wan_jax.models.vae_layers import (
     part,
     pointwise,
 )
+from wan_jax.models.vae_shortcuts import average_down, duplicate_up, from_patches, to_patches
 from wan_jax.typing import Float, Params, typechecked
 
 
@@ -38,22 +40,32 @@ def encoder_levels(config: VAEConfig) -> list[Level]:
     temporal = (*config.temporal_downsample, False)
     last = len(temporal) - 1
     return [
-        Level(in_channels=widths[i], channels=widths[i + 1], resample=i != last, temporal=temporal[i])
+        Level(
+            in_channels=widths[i],
+            channels=widths[i + 1],
+            out_channels=widths[i + 1],
+            resample=i != last,
+            temporal=temporal[i],
+            shortcut=config.is_residual,
+        )
         for i in range(last + 1)
     ]
 
 
 def decoder_levels(config: VAEConfig) -> list[Level]:
-    """The decoder's resolutions, from latents to pixels.  Each upsampling halves the channels."""
-    widths = [config.base_dim * mult for mult in reversed(config.dim_mult)]
+    """The decoder's resolutions, from latents to pixels.  Each upsampling halves the channels, but in 2.2."""
+    widths = [(config.decoder_base_dim or config.base_dim) * mult for mult in reversed(config.dim_mult)]
+    out = [width if config.is_residual else width // 2 for width in widths[:-1]] + widths[-1:]
     temporal = (*reversed(config.temporal_downsample), False)
     last = len(temporal) - 1
     return [
         Level(
-            in_channels=widths[i - 1] // 2 if i else widths[0],
+            in_channels=out[i - 1] if i else widths[0],
             channels=widths[i],
+            out_channels=out[i],
             resample=i != last,
             temporal=temporal[i],
+            shortcut=config.is_residual and i != last,
         )
         for i in range(last + 1)
     ]
@@ -97,7 +109,9 @@ class Decoder(nn.Module):
             name = f"level_{i}"
             x, new[name] = _UpLevel(level, self.config.num_res_blocks + 1, self.dtype, name=name)(x, part(cache, name))
         x = nn.silu(ChannelNorm(name="norm_out")(x))
-        x, new["conv_out"] = causal(causal_conv(3, self.dtype, "conv_out"), x, part(cache, "conv_out"))
+        x, new["conv_out"] = causal(
+            causal_conv(self.config.out_channels, self.dtype, "conv_out"), x, part(cache, "conv_out")
+        )
         return x, new
 
 
@@ -108,11 +122,13 @@ class _DownLevel(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
-        new = {}
+        new, before = {}, x
         for name in [f"res_{i}" for i in range(self.num_blocks)]:
             x, new[name] = ResidualBlock(self.level.channels, self.dtype, name=name)(x, part(cache, name))
         if self.level.resample:
             x, new["down"] = Downsample(self.level.temporal, self.dtype, name="down")(x, part(cache, "down"))
+        if self.level.shortcut:
+            x += average_down(before, self.level.out_channels, *self.level.factors)
         return x, new
 
 
@@ -123,16 +139,18 @@ class _UpLevel(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
-        new = {}
+        new, before = {}, x
         for name in [f"res_{i}" for i in range(self.num_blocks)]:
             x, new[name] = ResidualBlock(self.level.channels, self.dtype, name=name)(x, part(cache, name))
         if self.level.resample:
-            up = Upsample(self.level.channels // 2, self.level.temporal, self.dtype, name="up")
+            up = Upsample(self.level.out_channels, self.level.temporal, self.dtype, name="up")
             x, new["up"] = up(x, part(cache, "up"))
+        if self.level.shortcut:
+            x += duplicate_up(before, self.level.out_channels, *self.level.factors, begins=cache is None)
         return x, new
 
 
-class VAE21(nn.Module):
+class WanVAE(nn.Module):
     """The autoencoder.  `dtype` is that of its matrix products; norms and latent statistics are in float32.
 
     `encode` and `decode` take one chunk of a clip, and the cache that the chunk before it left; without a cache the
@@ -172,7 +190,8 @@ class VAE21(nn.Module):
         """Mean and log-variance of the posterior before normalisation, both float32, and the cache.
 
         Raises:
-            WanError: there are not 1 + 4n frames (4n after the first chunk), or height or width is no multiple of 8.
+            WanError: there are not 1 + 4n frames (4n after the first chunk), or height or width is no multiple of 8
+                (16 in 2.2).
         """
         first = cache is None
         _, f, h, w, _ = video.shape
@@ -183,7 +202,9 @@ class VAE21(nn.Module):
                 f"{f} frames of {h}×{w} do not divide into latents: "
                 f"there must be {frames} frames, with height and width multiples of {space}"
             )
-        x, cache = in_tiles(self.encoder, video.astype(self.dtype), cache, pixels_per_latent=space)
+        side = self.config.patch_size or 1
+        x = to_patches(video.astype(self.dtype), side)
+        x, cache = in_tiles(self.encoder, x, cache, pixels_per_latent=space // side)
         mean, log_variance = jnp.split(self.quant_conv(x).astype(jnp.float32), 2, axis=-1)
         return (mean, log_variance), cache
 
@@ -202,15 +223,19 @@ class VAE21(nn.Module):
         """As `decode`, of a sample of the posterior that `moments` tells, and without the limits -1 and 1."""
         x = self.post_quant_conv(sample.astype(self.dtype))
         x, cache = in_tiles(self.decoder, x, cache, pixels_per_latent=1)
-        return x.astype(jnp.float32), cache
+        return from_patches(x.astype(jnp.float32), self.config.patch_size or 1), cache
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each latent channel."""
         return np.float32(self.config.latents_mean), np.float32(self.config.latents_std)
 
 
+def initial_params(config: VAEConfig, key: jax.Array) -> Params:
+    """Random parameters to train from, float32."""
+    space = config.spatial_factor
+    return WanVAE(config).init(key, jnp.zeros((1, 1, space, space, 3)))["params"]
+
+
 def abstract_params(config: VAEConfig) -> Params:
     """The shapes of the parameters, without making them (float32)."""
-    space = config.spatial_factor
-    video = jax.ShapeDtypeStruct((1, 1, space, space, 3), jnp.float32)
-    return jax.eval_shape(VAE21(config).init, jax.random.key(0), video)["params"]
+    return jax.eval_shape(partial(initial_params, config), jax.random.key(0))
