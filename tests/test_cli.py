@@ -4,11 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
 from wan_jax import cli
-from wan_jax.video_io import read_metadata, read_video
+from wan_jax.pipelines import reconstruct
+from wan_jax.sharding import as_mesh
+from wan_jax.video_io import export_to_video, read_metadata, read_video
 
 SMALL = ["--size", "48x32", "--frames", "5", "--steps", "4"]
 
@@ -74,6 +79,19 @@ def test_reconstruct(tmp_path, capsys):
     assert 0 < report["psnr"] < 100 and -1 <= report["ssim"] <= 1
 
 
+def test_equal_frames_are_valid_json(tmp_path, monkeypatch, capsys):
+    coder = SimpleNamespace(
+        mesh=as_mesh(None),
+        encode=lambda frames: (frame[None] / np.float32(127.5) - 1 for frame in frames),
+        decode=lambda latents: map(jax.numpy.asarray, latents),
+    )
+    monkeypatch.setattr(reconstruct, "open_autoencoder", lambda *_: coder)
+    black, again = export_to_video(np.zeros((3, 16, 16, 3)), tmp_path / "a.mp4"), tmp_path / "b.mp4"
+    cli.main(["reconstruct", str(black), str(again), "--no-perceptual", "--model", "untrained", "--json"])
+    report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert report["psnr"] == 100 and report["ssim"] == pytest.approx(1)
+
+
 GENERATE = ["generate", "--prompt", "a", *SMALL]
 
 
@@ -86,7 +104,7 @@ GENERATE = ["generate", "--prompt", "a", *SMALL]
         ([*GENERATE, "--solver", "heun"], "solver='heun' is unknown; use one of unipc, dpm++, euler"),
         ([*GENERATE, "--guidance", "a,b"], "--guidance 'a,b' is not HIGH or HIGH,LOW"),
         ([*GENERATE, "--model", "{empty}"], "the directory is empty"),
-        ([*GENERATE, "--model", "{image_model}"], "only text to video (T2V) is supported"),
+        ([*GENERATE, "--model", "{image_model}"], "this is Wan2.1 image to video; it is not supported yet"),
         ([*GENERATE, "--model", "nowhere"], "no such folder, no hub id of the form owner/name"),
         ([*GENERATE, "--out", "{text}/out.mp4"], "cannot write"),
         ([*GENERATE, "--out", "out.avi"], "use .mp4, .webp or .gif"),
@@ -104,7 +122,7 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, args, m
     image_model = tmp_path / "i2v"
     (image_model / "transformer").mkdir(parents=True)
     (image_model / "model_index.json").write_text(json.dumps({"_class_name": "WanImageToVideoPipeline"}))
-    (image_model / "transformer" / "config.json").write_text(json.dumps({"in_channels": 36, "out_channels": 16}))
+    (image_model / "transformer" / "config.json").write_text(json.dumps({"in_channels": 36, "image_dim": 1280}))
     places = {"empty": tmp_path / "empty", "text": tmp_path / "notes.txt", "image_model": image_model}
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as stopped:
@@ -116,7 +134,9 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, args, m
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
 
 
-@pytest.mark.parametrize("command", ["generate", "reconstruct", "encode", "decode"])
+@pytest.mark.parametrize(
+    "command", ["generate", "reconstruct", "encode", "decode", "eval-vae", "plan", "data", "train"]
+)
 def test_help_shows_an_example(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])

@@ -324,7 +324,7 @@ def test_second_expert_is_read_while_the_first_works(monkeypatch):
 
     def slow_read(self, name, *args):
         if name == "transformer_2":
-            assert go.wait(300)
+            assert go.wait(600)
         return read(self, name, *args)
 
     monkeypatch.setattr(loading._TorchModel, "read", slow_read)
@@ -336,7 +336,7 @@ def test_second_expert_is_read_while_the_first_works(monkeypatch):
     def watch(pipe, step, timestep, tensors):
         if step == 1:
             go.set()
-            limit = time.monotonic() + 300
+            limit = time.monotonic() + 600
             while not pipe.weights.ready("transformer_2") and time.monotonic() < limit:
                 time.sleep(0.01)
         ready.append((timestep >= boundary, pipe.weights.ready("transformer_2")))

@@ -12,8 +12,8 @@ ROOT = pathlib.Path(__file__).parents[1] / "wan_jax"
 LAYERS = [
     {"errors", "typing"},
     {"config", "precision", "cache", "cluster", "compiler", "executables", "sharding", "chips", "remat"},
-    {"kernels"},
-    {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "frames", "metrics", "perceptual"},
+    {"kernels", "world"},
+    {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "images", "frames", "metrics", "perceptual"},
     {"models"},
     {"diffusion", "placeholder", "lora"},
     {"experts", "conditioning"},

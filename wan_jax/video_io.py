@@ -24,6 +24,8 @@ from wan_jax.errors import WanError
 from wan_jax.typing import Float
 
 DEFAULT_FPS = 16  # Wan's own, but for the 5B model's 24
+# Of the files in a folder, these are taken for videos.
+SUFFIXES = (".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 _BT709 = 1  # in each of FFmpeg's enumerations: matrix, primaries, transfer
 _LIMITED_RANGE = 1
 # libswscale's flags for bicubic, interpolated chroma and exact rounding; its default repeats chroma samples (-10 dB).
@@ -136,7 +138,7 @@ def export_to_video(
     if not (math.isfinite(fps) and fps > 0):
         raise WanError(f"fps={fps} is not a frame rate")
     settings = json.dumps(metadata, sort_keys=True) if metadata else ""
-    with _atomic(path) as temporary:
+    with atomic(path) as temporary:
         _FORMATS[path.suffix.lower()](_checked(frames), temporary, fps, settings)
     return path
 
@@ -150,7 +152,7 @@ def join_videos(paths: Sequence[Path], path: str | os.PathLike, metadata: dict[s
         WanError: a file is damaged, they differ, or the place cannot be written.
     """
     path = Path(path)
-    with _atomic(path) as temporary, av.open(temporary, "w", format="mp4", options=_MP4) as joined:
+    with atomic(path) as temporary, av.open(temporary, "w", format="mp4", options=_MP4) as joined:
         joined.metadata["comment"] = json.dumps(metadata, sort_keys=True) if metadata else ""
         stream = None
         number = 0  # of the packet; each holds a frame
@@ -301,7 +303,7 @@ _FORMATS: dict[str, Callable] = {".mp4": _write_mp4, ".webp": _write_webp, ".gif
 
 
 @contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`: renamed to it on success, removed on failure."""
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:

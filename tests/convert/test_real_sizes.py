@@ -26,22 +26,28 @@ def stacked_list(name: str, layout: str) -> dict[str, tuple[int, ...]]:
     }
 
 
-def vae_list(layout: str) -> dict[str, tuple[int, ...]]:
-    shapes = {name: tuple(shape) for name, shape in json.loads((KEYS / "vae21.json").read_text()).items()}
+def vae_list(name: str, layout: str) -> dict[str, tuple[int, ...]]:
+    shapes = {key: tuple(shape) for key, shape in json.loads((KEYS / f"{name}.json").read_text()).items()}
     if layout == "diffusers":
         return shapes
-    return {ours: shapes[theirs] for ours, theirs in json.loads((KEYS / "vae21_names.json").read_text()).items()}
+    return {key: shapes[theirs] for key, theirs in json.loads((KEYS / f"{name}_names.json").read_text()).items()}
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "original"])
 @pytest.mark.parametrize(
-    "model, transformer, tensors",
-    [("wan22_t2v_a14b", "t2v_a14b", 1095), ("wan21_t2v_14b", "t2v_a14b", 1095), ("wan21_t2v_1_3b", "t2v_1_3b", 825)],
+    "model, transformer, tensors, vae",
+    [
+        ("wan22_t2v_a14b", "t2v_a14b", 1095, "vae21"),
+        ("wan21_t2v_14b", "t2v_a14b", 1095, "vae21"),
+        ("wan21_t2v_1_3b", "t2v_1_3b", 825, "vae21"),
+        ("wan22_i2v_a14b", "i2v_a14b", 1095, "vae21"),
+        ("wan22_ti2v_5b", "ti2v_5b", 825, "vae22"),
+    ],
 )
-def test_released_checkpoints(model, transformer, tensors, layout):
+def test_released_checkpoints(model, transformer, tensors, vae, layout):
     parts = components(get_config(model), "bfloat16")
     wanted = {name: stacked_list(transformer, layout) for name in parts if name.startswith("transformer")} | {
-        "vae": vae_list(layout),
+        "vae": vae_list(vae, layout),
         "text_encoder": stacked_list("umt5_xxl", layout),
     }
     assert wanted.keys() == parts.keys()

@@ -10,6 +10,7 @@ from flax.traverse_util import unflatten_dict
 from convert.rules import Rule, check, flat
 from tests.rearrange import to_jax
 from wan_jax.byte_tokenizer import VOCAB_SIZE, write_byte_tokenizer
+from wan_jax.config import get_config
 
 TINY_DIT = dict(
     num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, ffn_dim=40, num_layers=3
@@ -58,19 +59,47 @@ TINY_UMT5 = dict(
 TINY_VAE = dict(base_dim=8, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1, temperal_downsample=[False, True, True])
 
 
-def pipeline(folder, experts: int = 2, shift: float = 12.0) -> diffusers.WanPipeline:
+# As of TI2V-5B: another autoencoder, and a timestep for every token.
+TINY_VAE_22 = TINY_VAE | dict(
+    z_dim=48,
+    num_res_blocks=2,  # as released, on which the original names depend
+    decoder_base_dim=12,
+    is_residual=True,
+    patch_size=2,
+    in_channels=12,
+    out_channels=12,
+    scale_factor_spatial=16,
+    scale_factor_temporal=4,
+    latents_mean=list(get_config("wan22_ti2v_5b").vae.latents_mean),
+    latents_std=list(get_config("wan22_ti2v_5b").vae.latents_std),
+)
+
+
+KINDS = {  # the transformer's channels, and the class
+    "t2v": ({}, diffusers.WanPipeline),
+    "ti2v": (dict(in_channels=48, out_channels=48), diffusers.WanPipeline),
+    "ti2v, image": (dict(in_channels=48, out_channels=48), diffusers.WanImageToVideoPipeline),
+    "i2v": (dict(in_channels=36), diffusers.WanImageToVideoPipeline),
+}
+
+
+def pipeline(folder, experts: int = 2, shift: float = 12.0, kind: str = "t2v") -> diffusers.DiffusionPipeline:
     """A whole tiny model, saved to `folder` in the Diffusers layout and loaded back."""
     write_byte_tokenizer(folder / "bytes")
+    (channels, cls), ti2v = KINDS[kind], kind.startswith("ti2v")
     parts = dict(
         tokenizer=transformers.AutoTokenizer.from_pretrained(folder / "bytes"),
         text_encoder=randomize(transformers.UMT5EncoderModel(transformers.UMT5Config(**TINY_UMT5)), seed=1),
-        vae=randomize(diffusers.AutoencoderKLWan(**TINY_VAE), seed=2, std=0.1),
+        vae=randomize(diffusers.AutoencoderKLWan(**(TINY_VAE_22 if ti2v else TINY_VAE)), seed=2, std=0.1),
         scheduler=unipc(shift),
-        transformer=dit(seed=3),
-        transformer_2=dit(seed=4) if experts == 2 else None,
+        transformer=dit(seed=3, **channels),
+        transformer_2=dit(seed=4, **channels) if experts == 2 else None,
         boundary_ratio=0.875 if experts == 2 else None,
+        expand_timesteps=ti2v,
     )
-    diffusers.WanPipeline(**parts).save_pretrained(folder / "model")
-    pipe = diffusers.WanPipeline.from_pretrained(folder / "model")
+    if cls is diffusers.WanImageToVideoPipeline:
+        parts |= dict(image_encoder=None, image_processor=None)
+    cls(**parts).save_pretrained(folder / "model")
+    pipe = cls.from_pretrained(folder / "model")
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -59,28 +59,31 @@ def original(source, tmp_path_factory):
         half = len(tensors) // 2
         for n, part in enumerate((list(tensors.items())[:half], list(tensors.items())[half:]), start=1):
             save_file(dict(part), folder / name / f"diffusion_pytorch_model-{n:05}-of-00002.safetensors")
-        c = module.config
-        config = {
-            "_class_name": "WanModel",
-            "_diffusers_version": "0.33.0",
-            "dim": c.num_attention_heads * c.attention_head_dim,
-            "eps": c.eps,
-            "ffn_dim": c.ffn_dim,
-            "freq_dim": c.freq_dim,
-            "in_dim": c.in_channels,
-            "model_type": "t2v",
-            "num_heads": c.num_attention_heads,
-            "num_layers": c.num_layers,
-            "out_dim": c.out_channels,
-            "text_len": 512,
-        }
-        (folder / name / "config.json").write_text(json.dumps(config))
+        (folder / name / "config.json").write_text(json.dumps(original_config(module, "t2v")))
     names = {theirs: ours for ours, theirs in json.loads((KEYS / "vae21_names.json").read_text()).items()}
     torch.save(renamed(pipe.vae, names), folder / "Wan2.1_VAE.pth")
     encoder = renamed(pipe.text_encoder, stacked_names("umt5_xxl"), drop={"encoder.embed_tokens.weight"})
     torch.save(encoder, folder / "models_t5_umt5-xxl-enc-bf16.pth")
     shutil.copytree(source / "tokenizer", folder / "google" / "umt5-xxl")
     return folder
+
+
+def original_config(module: torch.nn.Module, kind: str) -> dict:
+    c = module.config
+    return {
+        "_class_name": "WanModel",
+        "_diffusers_version": "0.33.0",
+        "dim": c.num_attention_heads * c.attention_head_dim,
+        "eps": c.eps,
+        "ffn_dim": c.ffn_dim,
+        "freq_dim": c.freq_dim,
+        "in_dim": c.in_channels,
+        "model_type": kind,
+        "num_heads": c.num_attention_heads,
+        "num_layers": c.num_layers,
+        "out_dim": c.out_channels,
+        "text_len": 512,
+    }
 
 
 def stacked_names(name: str) -> dict[str, str]:
@@ -108,6 +111,23 @@ def test_both_layouts_are_one_model(source, original, dtype, tmp_path):
     a, b = (checkpoint.read_model(folder) for folder in folders)
     assert a == b
     assert checkpoint.fingerprint(folders[0]) == checkpoint.fingerprint(folders[1])  # equal digests: equal bits
+
+
+def test_ti2v_in_both_layouts(tmp_path):
+    pipe, folder = reference.pipeline(tmp_path, experts=1, kind="ti2v"), tmp_path / "original"
+    folder.mkdir()
+    save_file(renamed(pipe.transformer, stacked_names("ti2v_5b")), folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(original_config(pipe.transformer, "ti2v")))
+    names = {theirs: ours for ours, theirs in json.loads((KEYS / "vae22_names.json").read_text()).items()}
+    torch.save(renamed(pipe.vae, names), folder / "Wan2.2_VAE.pth")
+    encoder = renamed(pipe.text_encoder, stacked_names("umt5_xxl"), drop={"encoder.embed_tokens.weight"})
+    torch.save(encoder, folder / "models_t5_umt5-xxl-enc-bf16.pth")
+    shutil.copytree(tmp_path / "model" / "tokenizer", folder / "google" / "umt5-xxl")
+    for src, dst in ((tmp_path / "model", "a"), (folder, "b")):
+        convert(str(src), str(tmp_path / dst), dtype="float32", quiet=True)
+    a, b = (checkpoint.read_model(tmp_path / name) for name in "ab")
+    assert a == b and a.vae.spatial_factor == 16 and a.expand_timesteps
+    assert checkpoint.fingerprint(tmp_path / "a") == checkpoint.fingerprint(tmp_path / "b")
 
 
 def test_parameters_are_those_of_the_modules(source):
@@ -169,7 +189,7 @@ def test_broken_pth(original, tmp_path, damage, capsys):
         case "another vae":
             state["encoder.downsamples.0.downsamples.0.residual.0.gamma"] = torch.zeros(3)
             torch.save(state, path)
-            words = "TI2V-5B"
+            words = "residual.2.weight is missing; this is a checkpoint of another model, or incomplete"
         case "missing tensor":
             del state["decoder.conv1.bias"]
             torch.save(state, path)

@@ -80,7 +80,7 @@ def test_processes_agree(processes, mesh, alone, tmp_path):
         subprocess.Popen([*script, *map(str, (port, processes, i, 8 // processes, mesh, out))])
         for i in range(processes)
     ]
-    assert [process.wait(300) for process in running] == [0] * processes
+    assert [process.wait(600) for process in running] == [0] * processes
     together = np.load(out)
     for expected, name in zip(alone, ("latents", "frames")):
         assert relative_error(together[name], expected) <= 1e-5

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from wan_jax import sharding
 from wan_jax.config import DiTConfig
 from wan_jax.diffusion.guidance import guided_velocity
+from wan_jax.diffusion.inputs import impose, network_inputs
 from wan_jax.diffusion.solvers import SolverState, Steps, solver_step
 from wan_jax.models.dit import DiT, TextKV
 from wan_jax.typing import Float, Params
@@ -29,6 +30,8 @@ def denoise(
     start: int,
     stop: int,
     guidance_scale: float | None,
+    clean: Float["b g h w c"] | None = None,
+    channels: Float["b f h w m"] | None = None,
     *,
     config: DiTConfig,
     dtype,
@@ -37,16 +40,19 @@ def denoise(
 
     The bounds are ordinary arguments, so that a single step, a whole segment and the other expert's segment all run
     the same executable.  `state` is donated.  A `guidance_scale` of None means one prediction a step, without
-    negative prompt.
+    negative prompt.  `clean` and `channels`: see `wan_jax.conditioning`; the sample gets its clean frames back after
+    every step.
     """
     dit = DiT(config, dtype)
 
     def step(i, state: SolverState) -> SolverState:
         def predict(latents: Float["b f h w c"]) -> Float["b f h w c"]:
-            timestep = jnp.full((len(latents), 1), steps.timestep[i], jnp.float32)
-            return dit.apply({"params": params}, latents, timestep, text, method="velocity")
+            timestep = jnp.full(len(latents), steps.timestep[i], jnp.float32)
+            latents, timestep, row = network_inputs(latents, timestep, clean, channels)
+            return dit.apply({"params": params}, latents, timestep, text, row, method="velocity")
 
         state = solver_step(state, guided_velocity(predict, state.sample, guidance_scale), steps, i)
+        state = state.replace(sample=impose(state.sample, clean))
         return jax.tree.map(sharding.constrain_latents, state)
 
     return jax.lax.fori_loop(start, stop, step, state)

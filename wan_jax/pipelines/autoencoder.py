@@ -18,7 +18,7 @@ from wan_jax.config import VAEConfig
 from wan_jax.errors import WanError
 from wan_jax.models import streaming, tiling
 from wan_jax.models.tiling import Tiling
-from wan_jax.models.vae21 import VAE21
+from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.loading import load_vae
 from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.typing import Float, Params, UInt8
@@ -36,7 +36,7 @@ class Autoencoder:
     """
 
     name: str
-    vae: VAE21
+    vae: WanVAE
     params: Params
     mesh: Mesh
     tiling: Tiling | None
@@ -101,8 +101,8 @@ def open_autoencoder(model: str, dtype: Any = None, mesh: Mesh | str | None = No
         if tile < 32 or tile % 8:
             raise WanError(f"tile={tile} must be a multiple of 8, at least 32; 512 is usual")
         tiles = Tiling(tile, tile // 32 * 8)
-    config, params = load_vae(model, dtype, mesh)
-    return Autoencoder(config.name, VAE21(config.vae, dtype), params, mesh, tiles)
+    name, config, params = load_vae(model, dtype, mesh)
+    return Autoencoder(name, WanVAE(config, dtype), params, mesh, tiles)
 
 
 @partial(jax.jit, static_argnames=("height", "width"))

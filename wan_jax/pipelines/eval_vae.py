@@ -7,7 +7,6 @@ import json
 import math
 import os
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,26 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from wan_jax import metrics, sharding
+from wan_jax import sharding
 from wan_jax.errors import WanError
 from wan_jax.perceptual import fvd as frechet
 from wan_jax.perceptual import i3d, lpips
 from wan_jax.pipelines.autoencoder import Autoencoder, open_autoencoder, to_unit_range
+from wan_jax.pipelines.reconstruct import measure
 from wan_jax.pipelines.strips import SHOWN, Strip, draw_strips
 from wan_jax.pipelines.vae_files import check_frames, peak_memory_bytes
-from wan_jax.typing import Float, Params, UInt8
-from wan_jax.video_io import Video, read_video
+from wan_jax.typing import Params, UInt8
+from wan_jax.video_io import SUFFIXES, Video, atomic, read_video
 
-_VIDEOS = (".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 _SMALLEST = {True: 16, False: 11}  # sides of frames: for LPIPS, and for the window of SSIM alone
-# A frame that is restored exactly, as black ones are, would make a mean infinite.  8 bits tell no more than 59 dB.
-_HIGHEST_PSNR = 100.0
 _FVD_FRAMES = 16  # of a clip, from its beginning; as is usual
 _FVD_CLIPS = 256  # fewer give no number to compare with others'
 _STRIPS = 3
@@ -201,7 +197,8 @@ def _watch(
         # Frames that were added to fill the last latent have no original.
         for x, y in zip(itertools.islice(original, len(after)), after):
             x, number = x / np.float32(255), seen.count
-            seen.per_frame.append({name: float(value) for name, value in _measure(judge, x, y).items()})
+            found = measure(judge, "vgg", x[None], y[None])
+            seen.per_frame.append({name: value.item() for name, value in found.items()})
             if not math.isfinite(seen.per_frame[-1]["psnr"]):
                 return seen  # which `_entry` refuses
             if number < _FVD_FRAMES:
@@ -224,16 +221,6 @@ def _timed(items: Iterable[Any], clock: Counter, name: str) -> Iterator[Any]:
         if item is None:
             return
         yield item
-
-
-@jax.jit
-def _measure(judge: Params | None, a: Float["h w 3"], b: Float["h w 3"]) -> dict[str, Float[""]]:
-    """Of one frame in [0, 1]."""
-    a, b = a[None], b[None]
-    found = {"psnr": jnp.minimum(metrics.psnr(a, b), _HIGHEST_PSNR), "ssim": metrics.ssim(a, b)}
-    if judge is not None:
-        found["lpips"] = lpips.lpips(judge, 2 * a - 1, 2 * b - 1, "vgg")[0]
-    return found
 
 
 def _entry(name: str, seen: _Seen, height: int, width: int) -> dict[str, Any]:
@@ -265,7 +252,7 @@ def _find_videos(src: Path) -> list[str]:
     """Paths below the folder, with slashes, in order."""
     if not src.is_dir():
         raise WanError(f"--src {src}: no such folder")
-    ids = sorted(path.relative_to(src).as_posix() for path in src.rglob("*") if path.suffix.lower() in _VIDEOS)
+    ids = sorted(path.relative_to(src).as_posix() for path in src.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not ids:
         raise WanError(f"--src {src} holds no videos")
     return ids
@@ -301,11 +288,5 @@ def _make_folder(out: Path):
 
 def _write(path: Path, data: bytes):
     """All of the file or nothing."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
+    with atomic(path) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise WanError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

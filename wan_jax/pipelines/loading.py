@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from wan_jax import checkpoint, placeholder, sharding
 from wan_jax.cache import cache_dir as user_cache
-from wan_jax.config import WanConfig, get_config, model_names
+from wan_jax.config import VAEConfig, WanConfig, get_config, model_names
 from wan_jax.errors import WanError
 from wan_jax.models import abstract_params
 from wan_jax.tokenizer import Tokenizer
@@ -102,10 +102,18 @@ def weight_bytes(config: WanConfig, dtype, vae_dtype) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
 
 
-def load_vae(name: str, dtype, mesh: Mesh) -> tuple[WanConfig, Params]:
-    """The autoencoder of a model alone; nothing else is fetched from the hub."""
+def load_vae(name: str, dtype, mesh: Mesh) -> tuple[str, VAEConfig, Params]:
+    """Name, architecture and weights of a model's autoencoder; nothing else is read, or fetched from the hub.
+
+    A folder that holds the autoencoder alone, as its training writes it, will do.
+    """
+    folder = _find(_resolve(name))
+    if folder is not None and checkpoint.is_component(folder / "vae") and not checkpoint.is_checkpoint(folder):
+        config = VAEConfig.from_json(checkpoint.read_json(folder / "vae" / "config.json"), folder / "vae")
+        abstract = sharding.place(abstract_params(config, dtype), mesh)
+        return folder.name, config, checkpoint.restore(folder / "vae", abstract)
     model = _open(name)
-    return model.config, model.read("vae", dtype, mesh)
+    return model.config.name, model.config.vae, model.read("vae", dtype, mesh)
 
 
 def read_config(name: str) -> WanConfig:

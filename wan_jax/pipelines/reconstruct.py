@@ -5,9 +5,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -21,6 +23,8 @@ from wan_jax.typing import Float, Params, UInt8
 from wan_jax.video_io import check_output, export_to_video, read_video
 
 _LPIPS = "alex"  # what its authors compare images with; "vgg" is meant for training
+# A frame that is restored exactly, as black ones are, would make a mean infinite.  8 bits tell no more than 59 dB.
+_HIGHEST_PSNR = 100.0
 _SMALLEST = {True: 31, False: 11}  # sides of frames: for LPIPS, and for the window of SSIM alone
 
 
@@ -44,8 +48,8 @@ def reconstruct_file(
         perceptual: measure LPIPS too; its weights are fetched the first time.
 
     Returns:
-        a dict of `out`, `frames`, `psnr` (dB), `ssim` and `lpips`, each averaged over frames, `fps` (frames per second)
-        and `peak_memory_bytes`.  They tell about the autoencoder, before `dst` is compressed.
+        a dict of `out`, `frames`, `psnr` (dB, at most 100), `ssim` and `lpips`, each averaged over frames, `fps`
+        (frames per second) and `peak_memory_bytes`.  They tell about the autoencoder, before `dst` is compressed.
 
     Raises:
         WanError: a file cannot be read or written, frames are too small to be measured, or there is no such model.
@@ -69,9 +73,10 @@ def reconstruct_file(
             for chunk in coder.decode(latents):
                 # Frames that were added to fill the last latent have no original.
                 before = np.stack(list(itertools.islice(original, chunk.shape[1])))
-                measured = _measure(judge, before, chunk[:, : len(before)])
+                after = to_unit_range(chunk[0, : len(before), : video.height, : video.width])
+                measured = measure(judge, _LPIPS, before / np.float32(255), after)
                 yield fetch(*to_pixels(chunk, video.height, video.width))[: len(before)]
-                sums.update({name: float(value) for name, value in measured.items()})
+                sums.update({name: float(values.sum()) for name, values in measured.items()})
                 seen += len(before)
                 bar.update(len(before))
 
@@ -82,12 +87,14 @@ def reconstruct_file(
     return {"out": str(dst), "frames": seen} | quality | costs
 
 
-@jax.jit
-def _measure(judge: Params | None, before: UInt8["f h w 3"], chunk: Float["1 f i j 3"]) -> dict[str, Float[""]]:
-    """Sums over frames."""
-    f, h, w, _ = before.shape
-    a, b = before / np.float32(255), to_unit_range(chunk[0, :, :h, :w])
-    sums = {"psnr": metrics.psnr(a, b) * f, "ssim": metrics.ssim(a, b) * f}
+@partial(jax.jit, static_argnames="net")
+def measure(judge: Params | None, net: lpips.Net, a: Float["f h w 3"], b: Float["f h w 3"]) -> dict[str, Float[" f"]]:
+    """PSNR (dB, at most 100), SSIM and, given the weights of `net`, LPIPS of each frame; frames in [0, 1]."""
+
+    def of_one(pair: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+        return {"psnr": jnp.minimum(metrics.psnr(*pair), _HIGHEST_PSNR), "ssim": metrics.ssim(*pair)}
+
+    found = jax.lax.map(of_one, (a[:, None], b[:, None]))
     if judge is not None:
-        sums["lpips"] = lpips.lpips(judge, 2 * a - 1, 2 * b - 1, _LPIPS).sum()
-    return sums
+        found["lpips"] = lpips.lpips(judge, 2 * a - 1, 2 * b - 1, net)
+    return found

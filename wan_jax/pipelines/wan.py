@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,13 +22,15 @@ from wan_jax.checkpoint import digest
 from wan_jax.conditioning import Conditioning
 from wan_jax.diffusion import sampling
 from wan_jax.diffusion.guidance import is_guided, prompt_batch
+from wan_jax.diffusion.inputs import impose
 from wan_jax.diffusion.solvers import SolverState, make_steps
 from wan_jax.errors import WanError
 from wan_jax.experts import Segment, segments
 from wan_jax.frames import Frames
 from wan_jax.models import streaming
 from wan_jax.models.umt5 import encode_prompt
-from wan_jax.models.vae21 import VAE21
+from wan_jax.models.wan_vae import WanVAE
+from wan_jax.pipelines import pictures
 from wan_jax.pipelines.loading import Model, load, open_model, weight_bytes
 from wan_jax.pipelines.request import Request
 from wan_jax.pipelines.startup import StartUp
@@ -56,7 +58,7 @@ class WanPipeline:
         self.weights = load(model, dtype, vae_dtype, mesh)  # transformer, transformer_2, vae, text_encoder
         self.tokenizer = model.tokenizer()
         self.dtype = jnp.dtype(dtype)
-        self.vae = VAE21(self.config.vae, jnp.dtype(vae_dtype))
+        self.vae = WanVAE(self.config.vae, jnp.dtype(vae_dtype))
         self.mesh = mesh
         self._model = model
         self._startup = startup
@@ -157,7 +159,10 @@ class WanPipeline:
             guidance_scale_2: that of the low-noise expert.
             seed: of the first video's noise; the following videos of a batch use seed + 1, seed + 2, …
             latents: the starting noise [b c f h w], instead of a seed.
-            image, last_image, video, mask, reference_images, conditioning_scale, strength: for models of other tasks.
+            image: the first frame, for models that take one: a file, a PIL image or an array [h w 3].  Where height and
+                width are not given, they follow its shape, at the area of the model's own size.
+            last_image: the last frame, for models that take one.
+            video, mask, reference_images, conditioning_scale, strength: for models of other tasks.
             solver: "unipc", "dpm++" or "euler".
             flow_shift: how far the steps lean towards high noise.
             sigma_grid: "wan", or "diffusers" for the noise levels of Diffusers' scheduler.
@@ -169,12 +174,13 @@ class WanPipeline:
             WanError: a value is impossible, or meant for another kind of model.
         """
         # Inputs of the tasks that other Wan models do.
-        given = {"image": image, "last_image": last_image, "video": video, "mask": mask}
-        given |= {"reference_images": reference_images, "strength": strength}
+        given = {"video": video, "mask": mask, "reference_images": reference_images, "strength": strength}
         given["conditioning_scale"] = None if conditioning_scale == 1.0 else conditioning_scale
         for name, value in given.items():
             if value is not None:
-                raise WanError(f"{name}: {self.config.name} is a text-to-video model and takes no {name}")
+                raise WanError(f"{name}: {self.config.name} takes no {name}")
+        shown = pictures.read(self.config, image, last_image)
+        height, width = pictures.size(self.config, shown, height, width)
         if output_type not in ("np", "latent"):
             raise WanError(f"output_type={output_type!r} is unknown; use 'np' or 'latent'")
         request = Request.make(
@@ -194,9 +200,9 @@ class WanPipeline:
         )
         with jax.set_mesh(self.mesh):
             noise = self._noise(request, latents)
-            result = self._denoise(request, noise, self._conditioning(request), callback_on_step_end)
+            result = self._denoise(request, noise, self._conditioning(request, shown), callback_on_step_end)
             frames = sharding.to_host(_swap_channels(result)) if output_type == "latent" else self.decode(result)
-        return WanPipelineOutput(frames, self._settings(request, latents is not None))
+        return WanPipelineOutput(frames, self._settings(request, latents is not None, shown))
 
     def load_lora_weights(self, path: str | os.PathLike, component: str = "transformer", strength: float = 1.0):
         """Adds a low-rank update to the weights of an expert, for good; several files may follow each other.
@@ -227,9 +233,12 @@ class WanPipeline:
             return jnp.concatenate([states[text] for text in prompts])
 
     def decode(self, latents: Float["b f h w c"]) -> Frames:
-        """Latents to frames in [0, 1], a latent frame at a time."""
+        """Latents to frames in [0, 1], a chunk at a time."""
+        _, count, rows, columns, _ = latents.shape
+        factor = self.config.vae.spatial_factor
         with jax.set_mesh(self.mesh):
-            chunks = streaming.decode_chunks(self.vae, self.weights["vae"], latents)
+            chunk = streaming.best_chunk(count, rows * factor, columns * factor)
+            chunks = streaming.decode_chunks(self.vae, self.weights["vae"], latents, chunk)
             frames = [sharding.to_host(_to_unit_range(chunk)) for chunk in chunks]
         return Frames(np.concatenate(frames, axis=1), self.config.sampling.fps)
 
@@ -256,10 +265,19 @@ class WanPipeline:
         # A copy: the solver's state is donated, and the caller may want to use the noise again.
         return jnp.array(np.moveaxis(np.asarray(latents, np.float32), 1, -1))
 
-    def _conditioning(self, request: Request) -> Conditioning:
+    def _conditioning(self, request: Request, shown: pictures.Pictures | None) -> Conditioning:
         text = self.encode_prompts(request.prompt)
         guided = any(map(is_guided, request.guidance_scales))
-        return Conditioning(text, self.encode_prompts(request.negative_prompt) if guided else None)
+        negative = self.encode_prompts(request.negative_prompt) if guided else None
+        size = request.num_frames, request.height, request.width
+        frames = {} if shown is None else pictures.conditions(self.config, shown, *size, self._encode)
+        return Conditioning(text, negative, **frames)
+
+    def _encode(self, pieces: Iterable[Float["b f h w 3"]], frames: int, height: int, width: int) -> jax.Array:
+        """The latents of a clip of so many frames, in pieces of any length."""
+        chunk = streaming.best_chunk(1 + (frames - 1) // self.config.vae.temporal_factor, height, width)
+        chunks = streaming.encode_chunks(self.vae, self.weights["vae"], pieces, chunk)
+        return jnp.concatenate(list(chunks), axis=1)
 
     def _denoise(
         self, request: Request, noise: Float["b f h w c"], conditioning: Conditioning, callback: Callable | None
@@ -267,7 +285,7 @@ class WanPipeline:
         schedule, steps = make_steps(
             request.solver, request.num_inference_steps, request.flow_shift, request.sigma_grid
         )
-        state = _begin(noise)
+        state = _begin(noise, conditioning.clean)
         watched = callback is not None or not self._progress_bar["disable"]
         with tqdm(total=len(schedule), unit="step", **self._progress_bar) as bar:
             for segment in segments(schedule.timesteps, self.config.boundary_ratio):
@@ -301,6 +319,8 @@ class WanPipeline:
             text=text,
             steps=steps,
             guidance_scale=scale if is_guided(scale) else None,
+            clean=conditioning.clean,
+            channels=conditioning.channels,
         )
         return lambda state, start, stop: run(state=state, start=start, stop=stop)
 
@@ -319,9 +339,10 @@ class WanPipeline:
         sample = jnp.moveaxis(jnp.array(answer["latents"], jnp.float32), 1, -1)
         return state.replace(sample=jax.device_put(sample, state.sample.sharding))
 
-    def _settings(self, request: Request, given_latents: bool) -> list[dict[str, Any]]:
+    def _settings(self, request: Request, given_latents: bool, shown: pictures.Pictures | None) -> list[dict[str, Any]]:
         shared = {
             **dataclasses.asdict(request),
+            **({} if shown is None else shown.digests()),
             "fps": self.config.sampling.fps,
             "model": self.config.name,
             "checkpoint": self.fingerprint,
@@ -338,8 +359,8 @@ class WanPipeline:
 
 
 @jax.jit
-def _begin(noise: Float["b f h w c"]) -> SolverState:
-    return jax.tree.map(sharding.constrain_latents, SolverState.init(noise))
+def _begin(noise: Float["b f h w c"], clean: Float["a g h w c"] | None) -> SolverState:
+    return jax.tree.map(sharding.constrain_latents, SolverState.init(impose(noise, clean)))
 
 
 @jax.jit

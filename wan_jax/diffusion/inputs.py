@@ -1,0 +1,45 @@
+"""What the transformer sees of noisy latents: frames that are given stay clean, and conditions follow as channels."""
+
+import jax
+import jax.numpy as jnp
+
+from wan_jax.models.dit import PATCH
+from wan_jax.typing import Float, Int, typechecked
+
+
+@typechecked
+def impose(latents: Float["b f h w c"], clean: Float["a g h w c"] | None) -> Float["b f h w c"]:
+    """The latents with their first frames replaced by those that are given, for each of b/a groups of samples."""
+    return latents if clean is None else jnp.concatenate([_repeated(clean, latents), latents[:, clean.shape[1] :]], 1)
+
+
+@typechecked
+def network_inputs(
+    noisy: Float["b f h w c"],
+    timestep: Float[" b"],
+    clean: Float["a g h w c"] | None,
+    channels: Float["a f h w m"] | None,
+) -> tuple[Float["b f h w n"], Float["b r"], Int[" t"] | None]:
+    """The first arguments of `DiT`: latents, distinct timesteps, and which of them each token has.
+
+    Args:
+        noisy: the latents.
+        timestep: of each sample, 0 … 1000.
+        clean: latent frames at the start that are given; they are shown at timestep 0 (Wan2.2,
+            wan/textimage2video.py).
+        channels: see `wan_jax.conditioning`.
+    """
+    _, frames, height, width, _ = noisy.shape
+    timestep, row = timestep[:, None], None
+    if clean is not None:
+        noisy = impose(noisy, clean)
+        timestep = jnp.concatenate([jnp.zeros_like(timestep), timestep], axis=1)
+        row = jnp.repeat(jnp.arange(frames) >= clean.shape[1], height * width // PATCH**2).astype(jnp.int32)
+    if channels is not None:
+        noisy = jnp.concatenate([noisy, _repeated(channels, noisy)], axis=-1)
+    return noisy, timestep, row
+
+
+def _repeated(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Once for each part of a batch that holds prompts and then their negatives."""
+    return jnp.concatenate([x] * (len(like) // len(x)))
