@@ -147,7 +147,7 @@ def test_settings_travel_in_the_file(pipe, tmp_path):
         ({"negative_prompt": ["a", "b"]}, "2 negative prompts do not go with 1 prompts"),
         ({"prompt": []}, "prompt=\\[\\]"),
         ({"latents": np.zeros((1, 16, 2, 4, 4))}, "expected \\[1, 16, 2, 4, 6\\]"),
-        ({"image": "cat.png"}, "image: untrained is a text-to-video model"),
+        ({"image": "cat.png"}, "image: untrained takes no image"),
         ({"output_type": "jpeg"}, "output_type='jpeg'"),
     ],
 )
