@@ -7,6 +7,8 @@ import tyro
 
 from wan_jax.cli.options import Mesh, Model, Switch, flag, parse_size, print_result
 
+_DEFAULT = "vae_small"  # of wan_jax.weights
+
 _Count = Annotated[int | None, flag("N", "all")]
 _Dtype = Annotated[str | None, flag("NAME", "float32; bfloat16 on TPU")]
 _Tile = Annotated[int | None, flag("N", "whole frames")]
@@ -17,7 +19,7 @@ def encode(
     src: tyro.conf.Positional[Path],
     dst: tyro.conf.Positional[Path],
     *,
-    model: Model,
+    model: Model = _DEFAULT,
     frames: _Count = None,
     dtype: _Dtype = None,
     mesh: Mesh = None,
@@ -29,12 +31,12 @@ def encode(
 
     Killed, the same command goes on where it was.
 
-    python -m wan_jax encode film.mp4 film.safetensors --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers
+    python -m wan_jax encode film.mp4 film.safetensors
 
     Args:
         src: any video file.
         dst: a .safetensors file; its tensor "latents" has the axes frame, row, column, channel.
-        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or vae_small.
         frames: stop after so many frames.
         dtype: of the autoencoder.
         mesh: how to share the work among devices, such as context=8.
@@ -52,7 +54,7 @@ def decode(
     src: tyro.conf.Positional[Path],
     dst: tyro.conf.Positional[Path],
     *,
-    model: Model,
+    model: Model = _DEFAULT,
     dtype: _Dtype = None,
     mesh: Mesh = None,
     tile: _Tile = None,
@@ -63,7 +65,7 @@ def decode(
 
     Killed, the same command goes on where it was.
 
-    python -m wan_jax decode film.safetensors again.mp4 --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers
+    python -m wan_jax decode film.safetensors again.mp4
 
     Args:
         src: what the encode command made.
@@ -85,7 +87,7 @@ def reconstruct(
     src: tyro.conf.Positional[Path],
     dst: tyro.conf.Positional[Path],
     *,
-    model: Model,
+    model: Model = _DEFAULT,
     frames: _Count = None,
     dtype: _Dtype = None,
     mesh: Mesh = None,
@@ -102,7 +104,7 @@ def reconstruct(
     Args:
         src: any video file.
         dst: .mp4, .webp or .gif, or a folder for .png files.
-        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or vae_small.
         frames: stop after so many frames.
         dtype: of the autoencoder.
         mesh: how to share the work among devices, such as context=8.
@@ -121,7 +123,7 @@ def reconstruct(
 def eval_vae(
     *,
     src: Annotated[Path, tyro.conf.arg(metavar="DIR")],
-    model: Model,
+    model: Model = _DEFAULT,
     out: Annotated[Path | None, flag("DIR", "nothing is written")] = None,
     max_clips: _Count = None,
     frames: _Count = None,
@@ -138,7 +140,7 @@ def eval_vae(
 
     Args:
         src: a folder of videos.
-        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or vae_small.
         out: a folder for metrics.json, metrics.csv, and strips.png with the worst clips and what differs.
         max_clips: only the first so many, by name.
         frames: only the first so many of each.

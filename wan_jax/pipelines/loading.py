@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from wan_jax import checkpoint, placeholder, sharding
+from wan_jax import checkpoint, placeholder, sharding, weights
 from wan_jax.cache import cache_dir as user_cache
 from wan_jax.config import VAEConfig, WanConfig, get_config, model_names
 from wan_jax.errors import WanError
@@ -221,7 +221,9 @@ def _open(name: str) -> Model:
 
 
 def _resolve(model: str) -> str:
-    """A name from configs/ as a hub id, or as the folder of the placeholder."""
+    """A name from configs/ as a hub id, or as the folder of what is part of the package."""
+    if (ours := weights.folder(model)) is not None:
+        return str(ours)
     if model == placeholder.NAME:
         return str(placeholder.folder())
     return get_config(model).hub_id if model in model_names() else model

@@ -1,0 +1,12 @@
+"""Models that travel with the package, each in a folder with its card."""
+
+from pathlib import Path
+
+
+def names() -> list[str]:
+    return sorted(card.parent.name for card in Path(__file__).parent.glob("*/README.md"))
+
+
+def folder(name: str) -> Path | None:
+    """Where the model of this name is; None if there is none."""
+    return Path(__file__).parent / name if name in names() else None
