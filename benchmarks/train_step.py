@@ -23,7 +23,6 @@ from wan_jax.config import WanConfig, get_config
 from wan_jax.models import abstract_params, dit
 from wan_jax.models.flops import forward_flops
 from wan_jax.sharding import make_mesh
-from wan_jax.tokenizer import TEXT_LENGTH
 from wan_jax.train.config import TrainConfig
 from wan_jax.train.state import abstract_state, new_state
 from wan_jax.train.step import Clips, lower_step
@@ -65,7 +64,9 @@ def wan_jax(config: WanConfig, shape: Shape, remat: str, repeats: int) -> dict:
             return new_state(run, {"transformer": dit.initial_params(config.transformer, key)})
 
         state = jax.jit(begin, out_shardings=where)(jax.random.key(0))
-        text = jax.random.normal(jax.random.key(2), (shape[0], TEXT_LENGTH, config.transformer.text_dim))
+        text = jax.random.normal(
+            jax.random.key(2), (shape[0], config.transformer.text_len, config.transformer.text_dim)
+        )
         clips = Clips(jax.random.normal(jax.random.key(1), shape), text)
         started = time.monotonic()
         step = lower_step(run, state, {}, clips, text[:1]).compile()
@@ -101,7 +102,7 @@ def pytorch(config: WanConfig, shape: Shape, repeats: int) -> dict | None:
     with torch.device(device):
         model = WanTransformer3DModel(**options).train()
         clean = torch.randn(shape[0], shape[-1], *shape[1:-1])
-        text = torch.randn(shape[0], TEXT_LENGTH, config.transformer.text_dim)
+        text = torch.randn(shape[0], config.transformer.text_len, config.transformer.text_dim)
     model.enable_gradient_checkpointing()
     if device == "cuda":
         model.set_attention_backend("_native_cudnn")

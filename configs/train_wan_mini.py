@@ -25,7 +25,14 @@ def _model() -> WanConfig:
     return WanConfig(
         name="mini_base",
         hub_id=None,
-        transformer=DiTConfig(num_layers=10, num_attention_heads=4, attention_head_dim=32, ffn_dim=512, text_dim=128),
+        transformer=DiTConfig(
+            num_layers=10,
+            num_attention_heads=4,
+            attention_head_dim=32,
+            ffn_dim=512,
+            text_dim=128,
+            text_len=64,  # captions have at most 50; the longer, the more of what is attended to is padding
+        ),
         vae=VAEConfig(base_dim=24, dim_mult=(1, 2, 3, 3), num_res_blocks=1),  # train_vae_small's
         text_encoder=UMT5Config(vocab_size=224, d_model=128, d_kv=32, d_ff=256, num_layers=3, num_heads=4),
         sampling=Sampling(

@@ -10,7 +10,7 @@ import pytest
 from wan_jax.byte_tokenizer import VOCAB_SIZE, write_byte_tokenizer
 from wan_jax.config import NEGATIVE_PROMPT
 from wan_jax.errors import WanError
-from wan_jax.tokenizer import TEXT_LENGTH, Tokenizer, clean_prompt
+from wan_jax.tokenizer import Tokenizer, clean_prompt
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +38,19 @@ def test_cleaning(prompt, clean):
     assert clean_prompt(prompt) == clean
 
 
-def test_ids_and_mask(folder):
+@pytest.mark.parametrize("length", [512, 64])
+def test_ids_and_mask(folder, length):
     prompts = ["Hi  猫", "", "x" * 600]
-    ids, mask = Tokenizer(folder)(prompts)
-    assert ids.shape == mask.shape == (3, TEXT_LENGTH) and (ids.dtype, mask.dtype) == (np.int32, bool)
-    assert mask.sum(1).tolist() == [7, 1, TEXT_LENGTH]
+    ids, mask = Tokenizer(folder, length)(prompts)
+    assert ids.shape == mask.shape == (3, length) and (ids.dtype, mask.dtype) == (np.int32, bool)
+    assert mask.sum(1).tolist() == [7, 1, length]
     assert ids[0, :7].tolist() == [byte + 3 for byte in "Hi 猫".encode()] + [1]
     assert (ids[~mask] == 0).all()
     assert ids[1, 0] == ids[2, -1] == 1  # an empty prompt still has its </s>, and a cut one keeps it
 
 
 def test_every_byte_has_an_id(folder):
-    ids, mask = Tokenizer(folder)([NEGATIVE_PROMPT])
+    ids, mask = Tokenizer(folder, 512)([NEGATIVE_PROMPT])
     real = ids[mask]
     assert bytes(int(i) - 3 for i in real[:-1]).decode() == clean_prompt(NEGATIVE_PROMPT)
     assert real.max() < VOCAB_SIZE == 259
@@ -65,13 +66,13 @@ def test_class_name_and_padding_settings_do_not_matter(folder, tmp_path):
     stored["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "NoSuchTokenizer"}')
-    for ours, expected in zip(Tokenizer(tmp_path)(["a cat"]), Tokenizer(folder)(["a cat"])):
+    for ours, expected in zip(Tokenizer(tmp_path, 512)(["a cat"]), Tokenizer(folder, 512)(["a cat"])):
         np.testing.assert_array_equal(ours, expected)
 
 
 def test_neither_transformers_nor_torch_is_imported(folder):
     code = (
-        "import sys; from wan_jax.tokenizer import Tokenizer; Tokenizer(sys.argv[1])(['a cat']);"
+        "import sys; from wan_jax.tokenizer import Tokenizer; Tokenizer(sys.argv[1], 512)(['a cat']);"
         "assert not {'transformers', 'torch', 'tensorflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, folder], check=True)
@@ -79,15 +80,15 @@ def test_neither_transformers_nor_torch_is_imported(folder):
 
 def test_errors_name_the_folder(tmp_path):
     with pytest.raises(WanError, match=r"no tokenizer in .*nowhere"):
-        Tokenizer(tmp_path / "nowhere")
+        Tokenizer(tmp_path / "nowhere", 512)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(WanError, match=f"no tokenizer in {tmp_path}"):
-        Tokenizer(tmp_path)
+        Tokenizer(tmp_path, 512)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(WanError, match=r"cannot read .*tokenizer\.json"):
-        Tokenizer(tmp_path)
+        Tokenizer(tmp_path, 512)
 
 
 def test_one_string_is_not_a_list(folder):
     with pytest.raises(Exception, match="prompts"):
-        Tokenizer(folder)("a cat")
+        Tokenizer(folder, 512)("a cat")

@@ -41,8 +41,11 @@ class _Component:
 
     def to_json(self) -> dict[str, Any]:
         """The entries of `config.json`, fixed ones included."""
-        own = {f.metadata.get("json", f.name): getattr(self, f.name) for f in dataclasses.fields(self)}
-        return own | self.FIXED
+        return {
+            f.metadata.get("json", f.name): getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if not (f.metadata.get("ours") and getattr(self, f.name) == f.default)
+        } | self.FIXED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,8 @@ class DiTConfig(_Component):
     text_dim: int = 4096
     freq_dim: int = 256
     eps: float = 1e-6
+    # Tokens of every prompt, padding included, which the transformer attends to.  Diffusers has it as an argument.
+    text_len: int = field(default=512, metadata={"ours": True})
 
     FIXED = {
         "patch_size": (1, 2, 2),

@@ -12,8 +12,6 @@ import tokenizers
 from wan_jax.errors import WanError
 from wan_jax.typing import Bool, Int, typechecked
 
-TEXT_LENGTH = 512  # tokens of every prompt, padding included; the transformer was trained with this length
-
 
 def clean_prompt(prompt: str) -> str:
     """Repairs broken Unicode and HTML entities, and makes each run of white space one space."""
@@ -24,23 +22,28 @@ def clean_prompt(prompt: str) -> str:
 class Tokenizer:
     """The tokenizer stored in a local folder."""
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, length: int):
         """Reads the folder; nothing is downloaded.
+
+        Args:
+            folder: with tokenizer.json, or a SentencePiece model.
+            length: tokens of every prompt, padding included: `DiTConfig.text_len`.
 
         Raises:
             WanError: the folder holds no tokenizer.
         """
         self._tokenizer = _load(Path(folder))
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(TEXT_LENGTH)
+        self._tokenizer.enable_truncation(length)
+        self._length = length
 
     @typechecked
     def __call__(self, prompts: list[str]) -> tuple[Int["b s"], Bool["b s"]]:
-        """Ids (int32) and mask (true at real tokens), s = 512.
+        """Ids (int32) and mask (true at real tokens).
 
         Longer prompts are cut; the closing `</s>` stays.  Padding has id 0; the encoder's result does not depend on it.
         """
-        ids = np.zeros((len(prompts), TEXT_LENGTH), np.int32)
+        ids = np.zeros((len(prompts), self._length), np.int32)
         mask = np.zeros_like(ids, bool)
         for row, prompt in enumerate(prompts):
             tokens = self._tokenizer.encode(clean_prompt(prompt)).ids

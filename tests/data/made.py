@@ -170,6 +170,14 @@ def write_dataset(folder: Path, text: bool = True, contents: str = "latents") ->
         bucket = Bucket.parse(split.partition("_")[2])
         splits[split] = {"width": bucket.width, "height": bucket.height, "frames": bucket.frames, "clips": count}
     shards.write_metadata(folder, features, sizes)
-    config = {"format": shards.FORMAT, "contents": contents, "text": text, "fps": 16.0, "splits": splits, "skipped": {}}
+    config = {
+        "format": shards.FORMAT,
+        "contents": contents,
+        "text": text,
+        "text_len": 512,
+        "fps": 16.0,
+        "splits": splits,
+        "skipped": {},
+    }
     shards.write_json(folder / shards.CONFIG, config)
     return Path(folder)

@@ -16,7 +16,7 @@ import transformers
 
 from wan_jax.byte_tokenizer import write_byte_tokenizer
 from wan_jax.config import NEGATIVE_PROMPT
-from wan_jax.tokenizer import TEXT_LENGTH, Tokenizer, clean_prompt
+from wan_jax.tokenizer import Tokenizer, clean_prompt
 
 PACKAGE, VERSION = "stable-diffusion-cpp-python", "0.4.7"
 MEMBER = "vendor/stable-diffusion.cpp/src/tokenizers/vocab/umt5.hpp"
@@ -57,40 +57,38 @@ def folder(request):
 def encoded(folder, prompts):
     """What Diffusers and the official code do with the tokenizer that transformers makes of tokenizer.json."""
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="<pad>")
-    out = tokenizer(
-        [clean_prompt(prompt) for prompt in prompts], padding="max_length", max_length=TEXT_LENGTH, truncation=True
-    )
+    out = tokenizer([clean_prompt(prompt) for prompt in prompts], padding="max_length", max_length=512, truncation=True)
     return np.array(out.input_ids), np.array(out.attention_mask)
 
 
 def test_ids_equal_those_of_transformers(folder):
     prompts = [*PROMPTS, NEGATIVE_PROMPT]
-    for ours, theirs in zip(Tokenizer(folder)(prompts), encoded(folder, prompts)):
+    for ours, theirs in zip(Tokenizer(folder, 512)(prompts), encoded(folder, prompts)):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_negative_prompt(folder):
-    ids, mask = Tokenizer(folder)([NEGATIVE_PROMPT])
+    ids, mask = Tokenizer(folder, 512)([NEGATIVE_PROMPT])
     assert mask.sum() == 126
     assert ids[mask][-4:].tolist() == [11730, 1801, 4898, 1]
 
 
 def test_unknown_characters(folder, tmp_path):
     """The id of <unk> is umT5's 3.  transformers 5 answers 2 for the class that the released folder names."""
-    ids, _ = Tokenizer(folder)(["ꙮ"])
+    ids, _ = Tokenizer(folder, 512)(["ꙮ"])
     assert 3 in ids[0] and 2 not in ids[0]
     names = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
     (tmp_path / "tokenizer.json").symlink_to(folder / "tokenizer.json")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", **names}))
-    np.testing.assert_array_equal(Tokenizer(tmp_path)(["ꙮ"])[0], ids)
+    np.testing.assert_array_equal(Tokenizer(tmp_path, 512)(["ꙮ"])[0], ids)
 
 
 def test_byte_tokenizer_in_transformers(tmp_path):
     """The placeholder's tokenizer is one that Diffusers can use too."""
     write_byte_tokenizer(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)(
-        [clean_prompt(prompt) for prompt in PROMPTS], padding="max_length", max_length=TEXT_LENGTH, truncation=True
+        [clean_prompt(prompt) for prompt in PROMPTS], padding="max_length", max_length=512, truncation=True
     )
-    ids, mask = Tokenizer(tmp_path)(PROMPTS)
+    ids, mask = Tokenizer(tmp_path, 512)(PROMPTS)
     np.testing.assert_array_equal(ids, theirs.input_ids)
     np.testing.assert_array_equal(mask, theirs.attention_mask)

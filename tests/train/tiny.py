@@ -61,7 +61,15 @@ def write_dataset(folder, shape=SHAPE, text=True, spoilt=None):
         shards.write_no_text(folder, np.zeros((1, MODEL.text_encoder.d_model), np.float16))
     shards.write_json(
         folder / shards.CONFIG,
-        {"format": shards.FORMAT, "contents": "latents", "model": None, "text": text, "fps": 16, "splits": splits},
+        {
+            "format": shards.FORMAT,
+            "contents": "latents",
+            "model": None,
+            "text": text,
+            "text_len": 512,
+            "fps": 16,
+            "splits": splits,
+        },
     )
     return str(folder)
 

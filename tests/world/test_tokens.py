@@ -20,6 +20,6 @@ def test_words_are_whole_and_nothing_is_unknown(tmp_path):
         assert "<unk>" not in pieces and pieces[-1] == "</s>"
         assert i % 2 or len(pieces) == len(text.replace(",", " ,").replace(".", " .").split()) + 1
     assert tokenizer.encode("A Dragon").tokens == ["▁a", "▁", *"dragon", "</s>"]
-    ids, mask = Tokenizer(tmp_path / "one")(["a dragon", "一个球"])
+    ids, mask = Tokenizer(tmp_path / "one", 512)(["a dragon", "一个球"])
     assert ids.shape == (2, 512) and list(mask.sum(1)) == [9, 5]
     assert tokenizer.get_vocab_size() == load_recipe("train_wan_mini")[0].model.text_encoder.vocab_size

@@ -174,6 +174,7 @@ def _complete(out: epath.Path, planned: list[Shard], plan: dict[str, Any], sourc
         "contents": contents.kind,
         "model": contents.model,
         "text": contents.text,
+        "text_len": contents.text_len,
         "fps": source.fps,
         "splits": {split: asdict(bucket_of(split)) | {"clips": count} for split, count in clips.items()},
         "skipped": dict(sorted(skipped.items())),

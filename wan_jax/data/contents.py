@@ -16,7 +16,6 @@ from wan_jax.models.umt5 import encode_prompt
 from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.loading import Model, Weights, locate, open_model
 from wan_jax.precision import default_vae_dtype, parse_dtype
-from wan_jax.tokenizer import TEXT_LENGTH
 from wan_jax.typing import Float, UInt8
 
 
@@ -35,6 +34,7 @@ class Frames:
     kind = "frames"
     model = None
     text = False
+    text_len = None
     no_text = None
 
     @property
@@ -79,12 +79,17 @@ class Latents:
         states = {"text": _tensor((None, config.text_encoder.d_model), np.float16)}
         return latents | states if self.text else latents
 
+    @property
+    def text_len(self) -> int:
+        """Rows of states that the transformer is given, with those of zeros after the end of a caption."""
+        return self._found.config.transformer.text_len
+
     def record_bytes(self, bucket: Bucket) -> int:
         """At most so much is kept of a clip."""
         config = self._found.config
         positions = ((bucket.frames - 1) // config.vae.temporal_factor + 1) * bucket.height * bucket.width
         latents = positions // config.vae.spatial_factor**2 * config.vae.z_dim
-        return 2 * (latents + (TEXT_LENGTH * config.text_encoder.d_model if self.text else 0))
+        return 2 * (latents + (self.text_len * config.text_encoder.d_model if self.text else 0))
 
     def prepare(self):
         """Reads the weights: every process calls it, as Orbax has them all read together."""

@@ -24,7 +24,7 @@ from wan_jax import sharding
 from wan_jax.data import shards
 from wan_jax.data.buckets import Bucket
 from wan_jax.errors import WanError
-from wan_jax.tokenizer import TEXT_LENGTH, Tokenizer
+from wan_jax.tokenizer import Tokenizer
 from wan_jax.typing import Bool, Float, Int, UInt8
 
 _READING = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)  # batches that are read ahead
@@ -95,7 +95,7 @@ class Dataset:
         if not self.config["text"]:
             return None
         with (self.folder / shards.NO_TEXT).open("rb") as file:
-            return _padded([np.load(file)])
+            return _padded([np.load(file)], self.config["text_len"])
 
 
 def batches(
@@ -213,7 +213,7 @@ def _latents(dataset: Dataset, tokenizer: Tokenizer | None) -> Stack:
     def stack(records: Sequence[Record], _: Sequence[int]) -> Batch:
         latents = np.stack([record["latents"] for record in records]).astype(np.float32)
         if tokenizer is None:
-            captions = _padded([record["text"] for record in records])
+            captions = _padded([record["text"] for record in records], dataset.config["text_len"])
         else:
             captions = tokenizer([record["caption"].decode() for record in records])
         return Batch(_ids(records), latents, captions)
@@ -259,8 +259,8 @@ def _on_mesh(held: Any, rows: list[int], batch: int) -> Any:
     return replace(held, **jax.tree.map(place, arrays))
 
 
-def _padded(states: Sequence[Float["s d"]]) -> Float["b s d"]:
-    padded = np.zeros((len(states), TEXT_LENGTH, states[0].shape[-1]), np.float32)
+def _padded(states: Sequence[Float["s d"]], length: int) -> Float["b n d"]:
+    padded = np.zeros((len(states), length, states[0].shape[-1]), np.float32)
     for row, state in zip(padded, states):
         row[: len(state)] = state
     return padded

@@ -2,7 +2,6 @@
 
 from wan_jax.config import DiTConfig
 from wan_jax.models.dit import PATCH
-from wan_jax.tokenizer import TEXT_LENGTH
 
 
 def forward_flops(config: DiTConfig, latent_shape: tuple[int, int, int, int, int]) -> float:
@@ -13,6 +12,6 @@ def forward_flops(config: DiTConfig, latent_shape: tuple[int, int, int, int, int
     batch, frames, height, width, _ = latent_shape
     n, c, m = frames * height * width // PATCH**2, config.dim, config.ffn_dim
     linear = 2 * n * (6 * c * c + 2 * c * m)  # q, k, v, o; q, o of the cross-attention; feed-forward
-    text = 2 * TEXT_LENGTH * 2 * c * c  # keys and values of the cross-attention
-    attention = 4 * n * (n + TEXT_LENGTH) * c
+    text = 2 * config.text_len * 2 * c * c  # keys and values of the cross-attention
+    attention = 4 * n * (n + config.text_len) * c
     return float(batch * config.num_layers * (linear + text + attention))

@@ -107,13 +107,19 @@ def load_vae(name: str, dtype, mesh: Mesh) -> tuple[str, VAEConfig, Params]:
 
     A folder that holds the autoencoder alone, as its training writes it, will do.
     """
-    folder = _find(_resolve(name))
-    if folder is not None and checkpoint.is_component(folder / "vae") and not checkpoint.is_checkpoint(folder):
-        config = VAEConfig.from_json(checkpoint.read_json(folder / "vae" / "config.json"), folder / "vae")
+    if (folder := _autoencoder_alone(name)) is not None:
+        config = read_vae_config(name)
         abstract = sharding.place(abstract_params(config, dtype), mesh)
         return folder.name, config, checkpoint.restore(folder / "vae", abstract)
     model = _open(name)
     return model.config.name, model.config.vae, model.read("vae", dtype, mesh)
+
+
+def read_vae_config(name: str) -> VAEConfig:
+    """What a model's autoencoder is, as `load_vae` would find it, without its weights."""
+    if (folder := _autoencoder_alone(name)) is not None:
+        return VAEConfig.from_json(checkpoint.read_json(folder / "vae" / "config.json"), folder / "vae")
+    return read_config(name).vae
 
 
 def read_config(name: str) -> WanConfig:
@@ -172,7 +178,7 @@ class _OurModel:
         return checkpoint.restore(self.folder / name, sharding.place(abstract, mesh))
 
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer(_local(self.folder / "tokenizer"))
+        return Tokenizer(_local(self.folder / "tokenizer"), self.config.transformer.text_len)
 
     def fingerprint(self) -> str:
         return checkpoint.fingerprint(self.folder)
@@ -202,7 +208,7 @@ class _TorchModel:
         return jax.tree.map(_put, host, sharding.place(abstract, mesh))
 
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer(self._source.read_tokenizer())
+        return Tokenizer(self._source.read_tokenizer(), self.config.transformer.text_len)
 
     def fingerprint(self) -> str:
         """Known once all components were read."""
@@ -213,7 +219,16 @@ class _TorchModel:
         """PyTorch checkpoints carry no digests."""
 
 
+def _autoencoder_alone(name: str) -> epath.Path | None:
+    """The folder of this name, if it holds an autoencoder and no whole model."""
+    folder = _find(_resolve(name))
+    alone = folder is not None and checkpoint.is_component(folder / "vae") and not checkpoint.is_checkpoint(folder)
+    return folder if alone else None
+
+
 def _open(name: str) -> Model:
+    if _autoencoder_alone(name) is not None:
+        raise WanError(f"{name} holds an autoencoder alone, which makes no videos; name a whole model")
     name = _resolve(name)
     folder = _find(name)
     ours = folder is not None and checkpoint.is_checkpoint(folder)
@@ -243,7 +258,7 @@ def _find(model: str) -> epath.Path | None:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise WanError(
             f"model {model!r}: no such folder, no hub id of the form owner/name, "
-            f"and no name from configs/ ({', '.join(model_names())})"
+            f"and no name of ours ({', '.join([*weights.names(), *model_names()])})"
         )
     return None
 

@@ -28,7 +28,7 @@ from wan_jax.models.reach import restart_chunk
 from wan_jax.pipelines import latents_file, segments
 from wan_jax.pipelines.autoencoder import Autoencoder, fetch, open_autoencoder, to_pixels
 from wan_jax.pipelines.latents_file import LatentsFile, LatentsWriter, part_of, read_latents
-from wan_jax.pipelines.loading import read_config
+from wan_jax.pipelines.loading import read_vae_config
 from wan_jax.pipelines.segments import SegmentedVideo
 from wan_jax.video_io import check_output, read_video
 
@@ -133,7 +133,7 @@ def decode_file(
     if dst.suffix.lower() != ".mp4":
         raise WanError(f"cannot write {dst}: decoded videos go to an .mp4 file")
     latents = read_latents(src)
-    frames, height, width, fps = _video_of(latents, read_config(model).vae)
+    frames, height, width, fps = _video_of(latents, read_vae_config(model))
     check_output(dst, (height, width))
     coder = open_autoencoder(model, dtype, mesh, tile)
     made_by = latents.metadata.get("autoencoder")

@@ -19,7 +19,6 @@ from wan_jax.models.space import cache_spec
 from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.request import Request
 from wan_jax.plan.compiled import Program, compile_program
-from wan_jax.tokenizer import TEXT_LENGTH
 from wan_jax.typing import Params
 
 DTYPE = jnp.dtype(jnp.bfloat16)  # what the pipeline takes for everything on a TPU
@@ -47,7 +46,8 @@ class Job:
     def text_encoder(self) -> jax.stages.Lowered:
         """One prompt."""
         params, config = self.params("text_encoder"), self.config.text_encoder
-        ids, mask = np.zeros((1, TEXT_LENGTH), np.int32), np.zeros((1, TEXT_LENGTH), bool)
+        shape = 1, self.config.transformer.text_len
+        ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
         with jax.set_mesh(self.mesh):
             return umt5.encode_prompt.lower(params, ids, mask, config=config, dtype=DTYPE)
 
@@ -56,7 +56,8 @@ class Job:
         request, static = self.request, {"config": self.config.transformer, "dtype": DTYPE}
         params = self.params(self.config.transformers[0])
         scale = request.guidance_scale if self.predictions > 1 else None
-        texts = (self.predictions * len(request.prompt), TEXT_LENGTH, self.config.transformer.text_dim)
+        transformer = self.config.transformer
+        texts = (self.predictions * len(request.prompt), transformer.text_len, transformer.text_dim)
         _, steps = make_steps(request.solver, request.num_inference_steps, request.flow_shift, request.sigma_grid)
         with jax.set_mesh(self.mesh):
             encode_text = partial(sampling.encode_text, **static)
@@ -111,7 +112,7 @@ class Job:
         config = self.config.transformer
         n, c, m = self._tokens, config.dim, config.ffn_dim
         linear = 2 * (6 * c * c + 2 * c * m)  # q, k, v, o; q, o of the cross-attention; feed-forward
-        cross = 4 * TEXT_LENGTH * c
+        cross = 4 * config.text_len * c
         sequences = self.predictions * len(self.request.prompt) * config.num_layers / self.mesh.size
         return sequences * n * (linear + cross) + 4 * config.attention_head_dim * self.attention_pairs()
 

@@ -14,7 +14,6 @@ from wan_jax import sharding
 from wan_jax.models.dit import PATCH
 from wan_jax.models.flops import forward_flops
 from wan_jax.plan.compiled import Program, compile_program
-from wan_jax.tokenizer import TEXT_LENGTH
 from wan_jax.train.config import TrainConfig
 from wan_jax.train.models import network_shapes, split, trained_shapes, trains_text_encoder
 from wan_jax.train.state import TrainState, abstract_state, cast, component_specs
@@ -124,7 +123,7 @@ class TrainJob:
         return jax.tree.map(self._on_mesh, self.frozen, component_specs(self.frozen, self.mesh))
 
     def _captions(self, batch: int, spec: P) -> Captions:
-        shape = batch, TEXT_LENGTH
+        shape = batch, self.config.model.transformer.text_len
         if self.encodes:
             ids, mask = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.bool))
             return self._on_mesh(ids, spec), self._on_mesh(mask, spec)
