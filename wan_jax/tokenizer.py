@@ -45,10 +45,9 @@ class Tokenizer:
         """
         ids = np.zeros((len(prompts), self._length), np.int32)
         mask = np.zeros_like(ids, bool)
-        for row, prompt in enumerate(prompts):
-            tokens = self._tokenizer.encode(clean_prompt(prompt)).ids
-            ids[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = True
+        for row, encoded in enumerate(self._tokenizer.encode_batch_fast(list(map(clean_prompt, prompts)))):
+            ids[row, : len(encoded.ids)] = encoded.ids
+            mask[row, : len(encoded.ids)] = True
         return ids, mask
 
 

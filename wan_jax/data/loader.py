@@ -14,6 +14,7 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
@@ -28,6 +29,7 @@ from wan_jax.tokenizer import Tokenizer
 from wan_jax.typing import Bool, Float, Int, UInt8
 
 _READING = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)  # batches that are read ahead
+_KEPT_BYTES = 4 << 30  # a split up to this size stays in memory
 
 Record = Mapping[str, Any]
 
@@ -87,7 +89,8 @@ class Dataset:
 
     def source(self, split: str) -> Sequence[Record]:
         """The records of a split: bytes `id` and `caption`, and arrays `frames`, or `latents` and `text`."""
-        return self._builder.as_data_source(split)
+        records = self._builder.as_data_source(split)
+        return _Kept(records) if self._builder.info.splits[split].num_bytes <= _KEPT_BYTES else records
 
     @cached_property
     def no_text(self) -> Float["1 s d"] | None:
@@ -96,6 +99,22 @@ class Dataset:
             return None
         with (self.folder / shards.NO_TEXT).open("rb") as file:
             return _padded([np.load(file)], self.config["text_len"])
+
+
+class _Kept(Sequence):
+    """Records that stay in memory once read: to parse a batch of them takes longer than a small model's step."""
+
+    def __init__(self, records: Sequence[Record]):
+        self._records = records
+        self._kept: dict[int, Record] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> Record:
+        if i not in self._kept:
+            self._kept[i] = self._records[i]
+        return self._kept[i]
 
 
 def batches(
@@ -211,7 +230,7 @@ def _latents(dataset: Dataset, tokenizer: Tokenizer | None) -> Stack:
         raise WanError(f"{dataset.folder} was built with --no-text: train the text encoder too, or build it again")
 
     def stack(records: Sequence[Record], _: Sequence[int]) -> Batch:
-        latents = np.stack([record["latents"] for record in records]).astype(np.float32)
+        latents = np.stack([record["latents"] for record in records])
         if tokenizer is None:
             captions = _padded([record["text"] for record in records], dataset.config["text_len"])
         else:
@@ -253,7 +272,8 @@ def _on_mesh(held: Any, rows: list[int], batch: int) -> Any:
     def place(x: np.ndarray) -> jax.Array:
         clips = x.ndim == 5
         spec = sharding.latent_spec((batch, *x.shape[1:])) if clips else _batch_spec(batch)
-        return _place(x, rows, batch, spec)
+        placed = _place(x, rows, batch, spec)
+        return placed.astype(jnp.float32) if placed.dtype == jnp.float16 else placed  # there: less to send
 
     arrays = {name: value for name, value in vars(held).items() if name != "ids"}
     return replace(held, **jax.tree.map(place, arrays))

@@ -115,6 +115,12 @@ def load_vae(name: str, dtype, mesh: Mesh) -> tuple[str, VAEConfig, Params]:
     return model.config.name, model.config.vae, model.read("vae", dtype, mesh)
 
 
+def find_vae(name: str) -> epath.Path | None:
+    """The folder of a model's autoencoder in our layout; None if it would have to be converted."""
+    folder = _find(_resolve(name))
+    return folder / "vae" if folder is not None and checkpoint.is_component(folder / "vae") else None
+
+
 def read_vae_config(name: str) -> VAEConfig:
     """What a model's autoencoder is, as `load_vae` would find it, without its weights."""
     if (folder := _autoencoder_alone(name)) is not None:
