@@ -112,6 +112,7 @@ class _Kept(Sequence):
         return len(self._records)
 
     def __getitem__(self, i: int) -> Record:
+        i = range(len(self))[i]  # IndexError, which ends a loop, where array_record has a ValueError
         if i not in self._kept:
             self._kept[i] = self._records[i]
         return self._kept[i]
