@@ -2,15 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PROMPT ?= a red ball rolls over grass
+PROMPT ?= a large red ball bounces on green grass
 OUT ?= out.mp4
 # Most of a test is compiling, on one core: two tests at a time, a file's tests together while others wait.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: video test parity tpu lint clean
 
-video: $(VENV)/.user  ## a video from PROMPT, written to OUT
-	$(BIN)/python -m wan_jax generate --prompt "$(PROMPT)" --out "$(OUT)"
+video: $(VENV)/.user  ## a video from PROMPT, written to OUT, and eight of its frames beside it
+	$(BIN)/python -m wan_jax generate --prompt "$(PROMPT)" --out "$(OUT)" --sheet "$(basename $(OUT)).png"
 
 test: $(VENV)/.test  ## what needs no PyTorch
 	$(PYTEST) --ignore tests/parity

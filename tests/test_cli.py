@@ -32,7 +32,9 @@ def run(*args: str, cwd=None) -> subprocess.CompletedProcess:
 
 def test_generate_and_repeat(tmp_path):
     """From an empty folder, and again from the file alone: the same bytes."""
-    first = run("generate", "--prompt", "红色的球", *SMALL, "--seed", "9", "--json", cwd=tmp_path)
+    first = run(
+        "generate", "--model", "untrained", "--prompt", "红色的球", *SMALL, "--seed", "9", "--json", cwd=tmp_path
+    )
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
     assert result["out"] == "out.mp4" and result["settings"]["seed"] == 9
@@ -49,17 +51,19 @@ def test_generate_and_repeat(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.webp", "a.gif", "frames"])
 def test_other_outputs(tmp_path, name):
-    cli.main(["generate", "--prompt", "a", *SMALL, "--out", str(tmp_path / name)])
+    cli.main(["generate", "--model", "untrained", "--prompt", "a", *SMALL, "--out", str(tmp_path / name)])
     assert read_metadata(tmp_path / name)["prompt"] == "a"
 
 
 def test_metadata_can_be_left_out(tmp_path):
-    cli.main(["generate", "--prompt", "a", *SMALL, "--out", str(tmp_path / "a.mp4"), "--no-metadata"])
+    cli.main(
+        ["generate", "--model", "untrained", "--prompt", "a", *SMALL, "--out", str(tmp_path / "a.mp4"), "--no-metadata"]
+    )
     assert read_metadata(tmp_path / "a.mp4") == {}
 
 
 def test_reconstruct(tmp_path, capsys):
-    cli.main(["generate", "--prompt", "a", *SMALL, "--out", str(tmp_path / "a.mp4")])
+    cli.main(["generate", "--model", "untrained", "--prompt", "a", *SMALL, "--out", str(tmp_path / "a.mp4")])
     capsys.readouterr()
     cli.main(
         [
@@ -92,7 +96,7 @@ def test_equal_frames_are_valid_json(tmp_path, monkeypatch, capsys):
     assert report["psnr"] == 100 and report["ssim"] == pytest.approx(1)
 
 
-GENERATE = ["generate", "--prompt", "a", *SMALL]
+GENERATE = ["generate", "--model", "untrained", "--prompt", "a", *SMALL]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import pytest
 from wan_jax import WanPipeline, weights
 from wan_jax.data.worlds import World
 from wan_jax.errors import WanError
-from wan_jax.pipelines.loading import load_vae
+from wan_jax.pipelines.eval_mini import LANGUAGES, evaluate_prompts
+from wan_jax.pipelines.known_words import note, unknown_words
+from wan_jax.pipelines.loading import load_vae, open_model, weight_bytes
 from wan_jax.pipelines.reconstruct import reconstruct_file
 from wan_jax.pipelines.vae_files import decode_file, encode_file
 from wan_jax.sharding import make_mesh
@@ -38,6 +40,26 @@ def test_an_autoencoder_is_no_whole_model():
         WanPipeline.from_pretrained("vae_small")
 
 
+def test_the_model_shows_what_it_is_told():
+    """Prompts that it was never trained on; 200 in each language are right in 92 and 91 % (10 steps; its card)."""
+    report = evaluate_prompts("wan-mini", prompts=4, steps=10, batch=4, dtype="float32")
+    for language in LANGUAGES:
+        assert report["right"][language]["all"] > 0.75 > 0.6 > report["shuffled"][language]["all"]
+
+
+def test_words_from_outside_its_world_are_named():
+    tokenizer = weights.folder("wan_mini") / "tokenizer"
+    assert not unknown_words("Two small red balls bounce slowly; 夜晚，一个绿色的方块变大。", tokenizer)
+    assert unknown_words("A cat named Zoë and a red ball. 一只猫", tokenizer) == ["cat", "named", "Zoë", "只", "猫"]
+    assert "never heard of 'dragon'; for real videos add --model" in note("a red dragon", tokenizer)
+
+
+def test_the_model_takes_20_megabytes():
+    model = open_model("wan_mini", "bfloat16")
+    model.verify()
+    assert weight_bytes(model.config, "bfloat16", "bfloat16") < 20.5e6  # norms and the like are float32
+
+
 def test_the_autoencoder_takes_7_megabytes():
     _, _, params = load_vae("vae_small", "bfloat16", make_mesh(devices=jax.devices()[:1]))
     assert sum(x.nbytes for x in jax.tree.leaves(params)) < 8e6
@@ -45,7 +67,7 @@ def test_the_autoencoder_takes_7_megabytes():
 
 def test_all_files_are_tracked_and_small():
     root = Path(weights.__file__).parent
-    assert weights.names() == ["vae_small"]
+    assert weights.names() == ["vae_small", "wan_mini"]
     tracked = subprocess.run(["git", "ls-files", "."], cwd=root, capture_output=True, text=True).stdout.split()
     found = {
         str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -13,7 +14,7 @@ from wan_jax.errors import WanError
 def generate(
     *,
     prompt: Annotated[str | None, flag("TEXT", "that of --from")] = None,
-    model: Annotated[str | None, flag("DIR|HUB_ID|NAME", "a small untrained placeholder")] = None,
+    model: Annotated[str | None, flag("DIR|HUB_ID|NAME", "wan_mini, small and part of the package")] = None,
     image: Annotated[str | None, flag("FILE", "none")] = None,
     last_image: Annotated[str | None, flag("FILE", "none")] = None,
     size: Annotated[str | None, flag("WxH")] = None,
@@ -27,13 +28,14 @@ def generate(
     dtype: Annotated[str | None, flag("NAME", "bfloat16; float32 on CPU")] = None,
     mesh: Mesh = None,
     out: Annotated[str, flag("FILE", "out.mp4")] = "out.mp4",
+    sheet: Annotated[Path | None, flag("FILE", "none")] = None,
     source: Annotated[str | None, flag("FILE", "none", name="from")] = None,
     metadata: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: written)")] = True,
     json: Switch = False,
 ):
     """Makes a video from a prompt.
 
-    python -m wan_jax generate --prompt "a red ball rolls over grass"
+    python -m wan_jax generate --prompt "a large red ball bounces on green grass" --sheet out.png
 
     python -m wan_jax generate --prompt "两只猫在台上打拳" --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --size 832x480
 
@@ -43,7 +45,7 @@ def generate(
 
     Args:
         prompt: what to show, in English or Chinese.
-        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, or a name from configs/.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or wan_mini.
         image: the first frame, for a model that takes one.
         last_image: the last frame, for a model that takes one.
         size: width and height in pixels, multiples of 16 (of TI2V-5B: 32); otherwise those of --image, at the model's
@@ -58,13 +60,15 @@ def generate(
         dtype: of the weights: bfloat16, float16 or float32.
         mesh: how to share the work among devices, such as data=2,context=4 (axes: data, fsdp, context, tensor).
         out: .mp4, .webp or .gif, or a folder for .png files.
+        sheet: a .png file, which gets eight frames of the video.
         source: repeat the settings stored in this video; other options change them.
         metadata: store prompt, seed and settings in the video.
         json: print the result as JSON.
     """
-    from wan_jax import placeholder, video_io
+    from wan_jax import video_io, weights
     from wan_jax.cluster import is_leader
     from wan_jax.pipelines import pictures
+    from wan_jax.pipelines.contact_sheet import write_frames
     from wan_jax.pipelines.loading import read_config
     from wan_jax.pipelines.request import Request
 
@@ -72,7 +76,7 @@ def generate(
     prompt = settings.get("prompt") if prompt is None else prompt
     if prompt is None:
         raise WanError("--prompt is missing: say what to show, or name an earlier video with --from")
-    model = model or settings.get("model", placeholder.NAME)
+    model = model or settings.get("model", weights.DEFAULT)
     width, height = parse_size(size) if size else (settings.get("width"), settings.get("height"))
     high, low = _guidance(guidance) if guidance else (settings.get("guidance_scale"), settings.get("guidance_scale_2"))
 
@@ -95,6 +99,8 @@ def generate(
     }
     # A mistake should not show after gigabytes were read.
     video_io.check_output(out)
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise WanError(f"cannot write {sheet}: --sheet makes a .png file")
     config = read_config(model)
     shown = pictures.read(config, image, last_image)
     options["height"], options["width"] = pictures.size(config, shown, height, width)
@@ -107,12 +113,14 @@ def generate(
     loaded = time.monotonic()
     result = pipe(**options, image=image, last_image=last_image)
     made = result.settings[0] | {"model": model}
-    if model == placeholder.NAME:
-        made["note"] = placeholder.NOTE
-        print(f"note: {placeholder.NOTE}", file=sys.stderr)
+    if (said := _note(model, prompt)) is not None:
+        made["note"] = said
+        print(f"note: {said}", file=sys.stderr)
     if not is_leader():
         return
     video_io.export_to_video(result.frames[0], out, metadata=made if metadata else None)
+    if sheet is not None:
+        write_frames(sheet, result.frames[0])
     print_result(
         {
             "out": out,
@@ -125,6 +133,17 @@ def generate(
         f"{time.monotonic() - started:.1f} s",
         json,
     )
+
+
+def _note(model: str, prompt: str) -> str | None:
+    """What is to be said of a video by one of the models that come with the package."""
+    from wan_jax import placeholder, weights
+    from wan_jax.pipelines import known_words
+
+    if model == placeholder.NAME:
+        return placeholder.NOTE
+    folder = weights.folder(model)
+    return None if folder is None else known_words.note(prompt, folder / "tokenizer")
 
 
 def _pipeline(model: str, dtype: str | None, vae_dtype: str | None, mesh: str | None):

@@ -1,4 +1,4 @@
-"""Many clips on one small picture, each with what it should show and whether it does."""
+"""Videos as pictures: the frames of one, or many clips, each with what it should show and whether it does."""
 
 import io
 from collections.abc import Sequence
@@ -7,14 +7,30 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from wan_jax.typing import Float
+from wan_jax.typing import Float, UInt8
 from wan_jax.video_io import atomic
 from wan_jax.world.look import Seen
 from wan_jax.world.words import Truth
 
 SHOWN = 5  # frames of a clip
 _COLUMNS, _SIDE, _TEXT, _GAP, _LINE = 2, 64, 150, 4, 14  # clips beside one another; pixels
+_GRID, _WIDEST = (2, 4), 320  # rows and columns of one video's frames; pixels of a frame
 _GOOD, _BAD, _INK, _PAPER = (20, 130, 40), (200, 30, 30), (20, 20, 20), (255, 255, 255)
+
+
+def write_frames(path: Path, clip: Float["f h w 3"]):
+    """Writes a PNG of up to eight frames in [0, 1], evenly spread over the clip, row by row."""
+    rows, columns = _GRID
+    frames = _spread(clip, min(len(clip), rows * columns))
+    height, width = frames.shape[1:3]
+    size = min(width, _WIDEST), max(round(height * min(1, _WIDEST / width)), 1)
+    rows, columns = -(-len(frames) // columns), min(len(frames), columns)
+    sheet = Image.new("RGB", (columns * (size[0] + _GAP) - _GAP, rows * (size[1] + _GAP) - _GAP), _PAPER)
+    for i, frame in enumerate(frames):
+        picture = Image.fromarray(frame).resize(size, Image.Resampling.BOX)
+        sheet.paste(picture, (i % columns * (size[0] + _GAP), i // columns * (size[1] + _GAP)))
+    with atomic(path) as temporary:
+        sheet.save(temporary, "PNG")
 
 
 def write_contact_sheet(path: Path, clips: Sequence[Float["f h w 3"]], truths: Sequence[Truth], seen: Sequence[Seen]):
@@ -33,10 +49,14 @@ def write_contact_sheet(path: Path, clips: Sequence[Float["f h w 3"]], truths: S
 
 
 def _strip(clip: Float["f h w 3"]) -> Image.Image:
-    """Frames evenly spread over the clip, the first and the last among them."""
-    shown = np.asarray(clip)[np.linspace(0, len(clip) - 1, SHOWN).round().astype(int)]
-    pixels = np.concatenate(list((np.clip(shown, 0, 1) * 255).astype(np.uint8)), axis=1)
+    pixels = np.concatenate(list(_spread(clip, SHOWN)), axis=1)
     return Image.fromarray(pixels).resize((SHOWN * _SIDE, _SIDE), Image.Resampling.BOX)
+
+
+def _spread(clip: Float["f h w 3"], count: int) -> UInt8["n h w 3"]:
+    """Frames evenly spread over the clip, the first and the last among them."""
+    shown = np.asarray(clip)[np.linspace(0, len(clip) - 1, count).round().astype(int)]
+    return (np.clip(shown, 0, 1) * 255).astype(np.uint8)
 
 
 def _write(draw: ImageDraw.ImageDraw, left: int, top: int, truth: Truth, seen: Seen):
