@@ -54,24 +54,39 @@ def _attention(ours: str, diffusers: str, original: str, pairs: Transform) -> li
     return rules
 
 
-def dit_rules(config: DiTConfig) -> list[Rule]:
-    """Original names: Wan2.2, wan/modules/model.py.  The two layouts swap the names norm2 and norm3."""
-    block = "blocks.{i}"
-    pairs = _paired(config.num_attention_heads)
+def _blocks(ours: str, theirs: str, pairs: Transform) -> list[Rule]:
+    """A stack of transformer blocks.  The two layouts swap the names norm2 and norm3."""
+    block = theirs + ".{i}"
     return [
+        Rule(f"{ours}/modulation", f"{block}.scale_shift_table", f"{block}.modulation", _TABLE),
+        *_attention(f"{ours}/self_attn", f"{block}.attn1", f"{block}.self_attn", pairs),
+        *_attention(f"{ours}/cross_attn", f"{block}.attn2", f"{block}.cross_attn", VECTOR),
+        Rule(f"{ours}/norm_cross/scale", f"{block}.norm2.weight", f"{block}.norm3.weight", VECTOR),
+        Rule(f"{ours}/norm_cross/bias", f"{block}.norm2.bias", f"{block}.norm3.bias", VECTOR),
+        *_linear(f"{ours}/ffn_in", f"{block}.ffn.net.0.proj", f"{block}.ffn.0"),
+        *_linear(f"{ours}/ffn_out", f"{block}.ffn.net.2", f"{block}.ffn.2"),
+    ]
+
+
+def dit_rules(config: DiTConfig) -> list[Rule]:
+    """Original names: Wan2.2, wan/modules/model.py; of VACE: VACE, vace/models/wan/modules/model.py."""
+    pairs = _paired(config.num_attention_heads)
+    rules = [
         *_linear("patch_embedding", "patch_embedding", "patch_embedding", _PATCH_IN),
         *_linear("text_in", "condition_embedder.text_embedder.linear_1", "text_embedding.0"),
         *_linear("text_out", "condition_embedder.text_embedder.linear_2", "text_embedding.2"),
         *_linear("time_in", "condition_embedder.time_embedder.linear_1", "time_embedding.0"),
         *_linear("time_out", "condition_embedder.time_embedder.linear_2", "time_embedding.2"),
         *_linear("time_proj", "condition_embedder.time_proj", "time_projection.1"),
-        Rule("blocks/modulation", f"{block}.scale_shift_table", f"{block}.modulation", _TABLE),
-        *_attention("blocks/self_attn", f"{block}.attn1", f"{block}.self_attn", pairs),
-        *_attention("blocks/cross_attn", f"{block}.attn2", f"{block}.cross_attn", VECTOR),
-        Rule("blocks/norm_cross/scale", f"{block}.norm2.weight", f"{block}.norm3.weight", VECTOR),
-        Rule("blocks/norm_cross/bias", f"{block}.norm2.bias", f"{block}.norm3.bias", VECTOR),
-        *_linear("blocks/ffn_in", f"{block}.ffn.net.0.proj", f"{block}.ffn.0"),
-        *_linear("blocks/ffn_out", f"{block}.ffn.net.2", f"{block}.ffn.2"),
+        *_blocks("blocks", "blocks", pairs),
         Rule("head/modulation", "scale_shift_table", "head.modulation", _TABLE),
         *_linear("head/proj", "proj_out", "head.head"),
     ]
+    if config.vace_layers:
+        rules += [
+            *_linear("vace/patch_embedding", "vace_patch_embedding", "vace_patch_embedding", _PATCH_IN),
+            *_linear("vace/before_proj", "vace_blocks.0.proj_in", "vace_blocks.0.before_proj"),
+            *_blocks("vace/blocks", "vace_blocks", pairs),
+            *_linear("vace/blocks/after_proj", "vace_blocks.{i}.proj_out", "vace_blocks.{i}.after_proj"),
+        ]
+    return rules

@@ -22,9 +22,6 @@ SHARD_BYTES = 5_000_000_000  # what diffusers and transformers save by default
 _STEMS = {"text_encoder": "model"}  # transformers' name; the others have that of diffusers
 _DIFFUSERS_STEM = "diffusion_pytorch_model"
 _CONFIG_EXTRAS = {
-    "transformer": {"_class_name": "WanTransformer3DModel"},
-    "transformer_2": {"_class_name": "WanTransformer3DModel"},
-    "vae": {"_class_name": "AutoencoderKLWan"},
     "text_encoder": {
         "architectures": ["UMT5EncoderModel"],
         "model_type": "umt5",
@@ -92,7 +89,8 @@ def _export(config: WanConfig, get: GetArray, dtype: GetDtype, tokenizer: epath.
         shutil.rmtree(work)
     for name, component in components(config, np.float32).items():
         (work / name).mkdir(parents=True)
-        _write_json(work / name / "config.json", _CONFIG_EXTRAS[name] | component.config.to_json())
+        about = _CONFIG_EXTRAS.get(name) or {"_class_name": checkpoint.class_entries(config)[name][1]}
+        _write_json(work / name / "config.json", about | component.config.to_json())
         _write_weights(component, get, dtype, work / name)
     (work / "tokenizer").mkdir()
     for file in tokenizer.iterdir():
@@ -153,7 +151,6 @@ def _model_index(config: WanConfig, tokenizer: Path) -> dict[str, Any]:
     written_by = checkpoint.read_json(tokenizer / "tokenizer_config.json").get("tokenizer_class", "T5TokenizerFast")
     return (
         {
-            "_class_name": "WanPipeline",
             "boundary_ratio": config.boundary_ratio,
             "expand_timesteps": config.expand_timesteps,
             "scheduler": ["diffusers", "UniPCMultistepScheduler"],

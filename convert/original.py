@@ -27,6 +27,11 @@ def dit_config(raw: Mapping[str, Any], header: Header, where: str) -> DiTConfig:
     wanted = ("dim", "ffn_dim", "freq_dim", "in_dim", "out_dim", "num_heads", "num_layers", "eps")
     if missing := [key for key in wanted if key not in raw]:
         raise WanError(f"{where}: not the config of a Wan transformer; it lacks {', '.join(missing)}")
+    vace = {}
+    if "vace_patch_embedding.weight" in header:
+        layers = raw.get("vace_layers") or range(0, raw["num_layers"], 2)  # VACE, vace/models/wan/modules/model.py
+        channels = _shape(header, "vace_patch_embedding.weight", where)[1]
+        vace = {"vace_layers": tuple(layers), "vace_in_channels": channels}
     return DiTConfig(
         in_channels=raw["in_dim"],
         out_channels=raw["out_dim"],
@@ -37,6 +42,7 @@ def dit_config(raw: Mapping[str, Any], header: Header, where: str) -> DiTConfig:
         text_dim=_shape(header, "text_embedding.0.weight", where)[1],
         freq_dim=raw["freq_dim"],
         eps=raw["eps"],
+        **vace,
     )
 
 

@@ -211,6 +211,8 @@ def model_of(transformers: list[DiTConfig], vae: VAEConfig, text_encoder: UMT5Co
 
 def _nearest(transformers: list[DiTConfig], vae: VAEConfig) -> str:
     """The released model that is sampled as one with these parts."""
+    if transformers[0].vace_layers:
+        return "wan22_vace_fun_a14b" if len(transformers) == 2 else "wan21_vace_14b"
     if len(transformers) == 2:
         return "wan22_i2v_a14b" if transformers[0].in_channels > vae.z_dim else "wan22_t2v_a14b"
     return "wan22_ti2v_5b" if vae.is_residual else "wan21_t2v_14b"
@@ -219,9 +221,7 @@ def _nearest(transformers: list[DiTConfig], vae: VAEConfig) -> str:
 def refuse_other_models(raw: dict[str, Any], where: str):
     """Raises a WanError that names the model, where a transformer's or VAE's config is of one we do not have."""
     kind = raw.get("model_type")
-    if raw.get("vace_layers") or kind == "vace":
-        model = "Wan VACE"
-    elif "motion_encoder_dim" in raw or kind == "animate":
+    if "motion_encoder_dim" in raw or kind == "animate":
         model = "Wan2.2-Animate"
     elif kind == "s2v":
         model = "Wan2.2-S2V"

@@ -67,9 +67,13 @@ def components(config: WanConfig) -> dict[str, DiTConfig | VAEConfig | UMT5Confi
     }
 
 
-def class_entries(config: WanConfig) -> dict[str, list[str]]:
-    """The entries of a `model_index.json` that name the class of each component."""
-    return {name: _CLASSES[name] for name in (*components(config), "tokenizer")}
+def class_entries(config: WanConfig) -> dict[str, str | list[str]]:
+    """The entries of a `model_index.json` that name Diffusers' class of the pipeline and of each component."""
+    classes = {name: _CLASSES[name] for name in (*components(config), "tokenizer")}
+    if not config.takes_context:
+        return {"_class_name": "WanPipeline"} | classes
+    vace = dict.fromkeys(config.transformers, ["diffusers", "WanVACETransformer3DModel"])
+    return {"_class_name": "WanVACEPipeline"} | classes | vace
 
 
 def is_component(folder: epath.PathLike) -> bool:
@@ -93,7 +97,6 @@ def write_model_index(folder: epath.PathLike, config: WanConfig, source: Mapping
         "source": dict(source),
     }
     index = {
-        "_class_name": "WanPipeline",
         "boundary_ratio": config.boundary_ratio,
         "expand_timesteps": config.expand_timesteps,
     }

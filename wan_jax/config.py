@@ -44,7 +44,7 @@ class _Component:
         return {
             f.metadata.get("json", f.name): getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if not (f.metadata.get("ours") and getattr(self, f.name) == f.default)
+            if not (f.metadata.get("omit_default") and getattr(self, f.name) == f.default)
         } | self.FIXED
 
 
@@ -61,8 +61,12 @@ class DiTConfig(_Component):
     text_dim: int = 4096
     freq_dim: int = 256
     eps: float = 1e-6
+    # Entries that other models' files lack are left out where they have their default.
     # Tokens of every prompt, padding included, which the transformer attends to.  Diffusers has it as an argument.
-    text_len: int = field(default=512, metadata={"ours": True})
+    text_len: int = field(default=512, metadata={"omit_default": True})
+    # VACE (arXiv:2503.07598): the blocks that a hint is added after, and channels of what the hints are made from.
+    vace_layers: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
+    vace_in_channels: int = field(default=96, metadata={"omit_default": True})
 
     FIXED = {
         "patch_size": (1, 2, 2),
@@ -74,9 +78,19 @@ class DiTConfig(_Component):
     }
     IGNORED = frozenset({"rope_max_seq_len"})  # our tables are made for the grid at hand
 
+    def __post_init__(self):
+        layers = self.vace_layers
+        if list(layers) != sorted(set(layers)) or (layers and not 0 <= layers[0] <= layers[-1] < self.num_layers):
+            raise WanError(f"vace_layers={list(layers)} are not rising numbers of the {self.num_layers} layers")
+
     @property
     def dim(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def num_blocks(self) -> int:
+        """Those that make hints included."""
+        return self.num_layers + len(self.vace_layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +204,11 @@ class WanConfig:
     def shows_images_as_channels(self) -> bool:
         """Whether the transformer is given a mask and encoded frames beside the noisy latents: image to video."""
         return self.transformer.in_channels == 2 * self.vae.z_dim + self.vae.temporal_factor
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether the transformer is given frames to keep or to follow, with masks, and references: VACE."""
+        return bool(self.transformer.vace_layers)
 
     @property
     def transformers(self) -> tuple[str, ...]:

@@ -33,17 +33,19 @@ _PIECES = ("fsdp", "context")
 
 # Letters: l layers, c model width, m feed-forward width, t text width, k heads, v vocabulary, r rank.
 RULES = (
-    (r"blocks/.*attn/[qkv]/kernel", P(None, _PIECES, "tensor")),  # [l c c]
-    (r"blocks/.*attn/o/kernel", P(None, "tensor", _PIECES)),  # [l c c]
-    (r"blocks/ffn_(in|gate)/kernel", P(None, _PIECES, "tensor")),  # [l c m]
-    (r"blocks/ffn_out/kernel", P(None, "tensor", _PIECES)),  # [l m c]
-    (r"blocks/.*attn/([qkv]/bias|norm_[qk]/scale)", P(None, "tensor")),  # [l c]
-    (r"blocks/ffn_(in|gate)/bias", P(None, "tensor")),  # [l m]
-    (r"blocks/.*/lora_a", P(None, _PIECES)),  # [l c r], [l m r]
-    (r"blocks/.*/lora_b", P(None, None, _PIECES)),  # [l r c], [l r m]
-    (r"blocks/.*attn/position_bias", P(None, None, "tensor")),  # [l buckets k]
-    (r"blocks/.*", P()),  # [l c], [l 6 c]
+    (r"(vace/)?blocks/.*attn/[qkv]/kernel", P(None, _PIECES, "tensor")),  # [l c c]
+    (r"(vace/)?blocks/.*attn/o/kernel", P(None, "tensor", _PIECES)),  # [l c c]
+    (r"vace/blocks/after_proj/kernel", P(None, _PIECES, "tensor")),  # [l c c]
+    (r"(vace/)?blocks/ffn_(in|gate)/kernel", P(None, _PIECES, "tensor")),  # [l c m]
+    (r"(vace/)?blocks/ffn_out/kernel", P(None, "tensor", _PIECES)),  # [l m c]
+    (r"(vace/)?blocks/.*attn/([qkv]/bias|norm_[qk]/scale)", P(None, "tensor")),  # [l c]
+    (r"(vace/)?blocks/ffn_(in|gate)/bias", P(None, "tensor")),  # [l m]
+    (r"(vace/)?blocks/.*/lora_a", P(None, _PIECES)),  # [l c r], [l m r]
+    (r"(vace/)?blocks/.*/lora_b", P(None, None, _PIECES)),  # [l r c], [l r m]
+    (r"(vace/)?blocks/.*attn/position_bias", P(None, None, "tensor")),  # [l buckets k]
+    (r"(vace/)?blocks/.*", P()),  # [l c], [l 6 c]
     (r"(text_in|text_out|time_in|time_out|time_proj)/kernel", P(None, (*_PIECES, "tensor"))),  # [t c], [c c], [c 6c]
+    (r"vace/before_proj/kernel", P(None, (*_PIECES, "tensor"))),  # [c c]
     (r"token_embedding/embedding", P(None, (*_PIECES, "tensor"))),  # [v t]
     (r".*", P()),  # patch embedding, head, norms, biases, and the autoencoder, which is split over space
 )

@@ -19,10 +19,14 @@ KEYS = Path(__file__).parents[1] / "goldens" / "keys"
 def stacked_list(name: str, layout: str) -> dict[str, tuple[int, ...]]:
     """From a golden that holds one line for all layers."""
     golden = json.loads((KEYS / f"{name}.json").read_text())
+
+    def layers(row) -> int:
+        return golden["vace_layers" if row[layout].startswith("vace_blocks") else "layers"]
+
     return {
         row[layout].replace("{i}", str(i)): tuple(row["shape"])
         for row in golden["tensors"]
-        for i in (range(golden["layers"]) if "{i}" in row[layout] else [0])
+        for i in (range(layers(row)) if "{i}" in row[layout] else [0])
     }
 
 
@@ -42,6 +46,9 @@ def vae_list(name: str, layout: str) -> dict[str, tuple[int, ...]]:
         ("wan21_t2v_1_3b", "t2v_1_3b", 825, "vae21"),
         ("wan22_i2v_a14b", "i2v_a14b", 1095, "vae21"),
         ("wan22_ti2v_5b", "ti2v_5b", 825, "vae22"),
+        ("wan21_vace_1_3b", "vace_1_3b", 1264, "vae21"),
+        ("wan21_vace_14b", "vace_14b", 1331, "vae21"),
+        ("wan22_vace_fun_a14b", "vace_14b", 1331, "vae21"),
     ],
 )
 def test_released_checkpoints(model, transformer, tensors, vae, layout):

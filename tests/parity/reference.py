@@ -31,6 +31,11 @@ def dit(seed: int = 0, std: float = 0.2, **config) -> diffusers.WanTransformer3D
     return randomize(diffusers.WanTransformer3DModel(**TINY_DIT | config), seed, std)
 
 
+def vace_dit(seed: int = 0, std: float = 0.2, **config) -> diffusers.WanVACETransformer3DModel:
+    given = TINY_DIT | dict(vace_layers=[0, 2], vace_in_channels=96) | config
+    return randomize(diffusers.WanVACETransformer3DModel(**given), seed, std)
+
+
 def unipc(shift: float) -> diffusers.UniPCMultistepScheduler:
     return diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=shift

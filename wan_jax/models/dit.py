@@ -33,6 +33,21 @@ class TextKV:
 
     keys: Float["l b s c"]
     values: Float["l b s c"]
+    vace: "TextKV | None" = None  # for the blocks that make hints, in a model that has them
+
+
+@flax.struct.dataclass
+class Context:
+    """What a VACE model keeps, follows or resembles: `wan_jax.vcu` makes it.
+
+    Attributes:
+        frames: inactive and reactive latents and the folded mask, references in front; one for all samples, or one for
+            each of the b/a groups of a batch.
+        scale: factor of every hint.
+    """
+
+    frames: Float["a f h w m"]
+    scale: Float[" k"]
 
 
 @typechecked
@@ -165,6 +180,18 @@ class Head(nn.Module):
         )(x)
 
 
+def stacked_blocks(block: type[Block], length: int, dit: "DiT", extra_axes: tuple = ()) -> nn.Module:
+    """So many blocks under one scan.  `extra_axes`: of arguments that the block takes after those of `Block`."""
+    stacked = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}, "length": length}
+    return nn.scan(
+        remat(block, dit.remat, static_argnums=(6,)),  # `length`
+        methods={
+            "text_kv": {**stacked, "in_axes": nn.broadcast},
+            "__call__": {**stacked, "in_axes": (0, *[nn.broadcast] * 4, *extra_axes)},
+        },
+    )(dit.config, dit.dtype)
+
+
 class DiT(nn.Module):
     """The diffusion transformer.  `dtype` is that of the matrix products; `remat` says what gradients keep."""
 
@@ -178,18 +205,13 @@ class DiT(nn.Module):
         self.text_in, self.text_out = dense(dim, self.dtype), dense(dim, self.dtype)
         self.time_in, self.time_out = dense(dim, jnp.float32), dense(dim, jnp.float32)
         self.time_proj = dense(6 * dim, jnp.float32)
-        stacked = {
-            "variable_axes": {"params": 0},
-            "split_rngs": {"params": True},
-            "length": self.config.num_layers,
-        }
-        self.blocks = nn.scan(
-            remat(Block, self.remat, static_argnums=(6,)),  # `length`
-            methods={
-                "text_kv": {**stacked, "in_axes": nn.broadcast},
-                "__call__": {**stacked, "in_axes": (0, *[nn.broadcast] * 4)},
-            },
-        )(self.config, self.dtype)
+        if self.config.vace_layers:
+            from wan_jax.models import vace  # which is made of our blocks
+
+            self.blocks = stacked_blocks(vace.HintedBlock, self.config.num_layers, self, (0, nn.broadcast))
+            self.vace = vace.Hints(self.config, self.dtype, self.remat)
+        else:
+            self.blocks = stacked_blocks(Block, self.config.num_layers, self)
         self.head = Head(self.config)
 
     @typechecked
@@ -199,11 +221,17 @@ class DiT(nn.Module):
         The padding is not masked: after the projection it is a constant vector that the released models attend to.
         """
         text = self.text_out(nn.gelu(self.text_in(text), approximate=True))
-        return self.blocks.text_kv(None, text)[1]
+        _, kv = self.blocks.text_kv(None, text)
+        return kv.replace(vace=self.vace.encode_text(text)) if self.config.vace_layers else kv
 
     @typechecked
     def velocity(
-        self, latents: Float["b f h w c"], timestep: Float["b r"], text: TextKV, row: Int[" n"] | None = None
+        self,
+        latents: Float["b f h w c"],
+        timestep: Float["b r"],
+        text: TextKV,
+        row: Int[" n"] | None = None,
+        context: Context | None = None,
     ) -> Float["b f h w o"]:
         """The predicted velocity, noise − x0, in float32.
 
@@ -212,6 +240,7 @@ class DiT(nn.Module):
             timestep: the r distinct timesteps of each sample, in 0 … 1000.
             text: the prompts, from `encode_text`.
             row: which of the r timesteps each token has; None where all tokens share the only one.
+            context: for a VACE model; without it no hints are added.
         """
         b, f, h, w, _ = latents.shape
         grid = (f, h // PATCH, w // PATCH)
@@ -222,21 +251,33 @@ class DiT(nn.Module):
         row = None if row is None else pad_tokens(row, b, axis=0)
         tokens = constrain_tokens(pad_tokens(patchify(latents), b))
         x = constrain_tokens(self.patch_embedding(tokens).astype(jnp.float32))
-        x, _ = self.blocks(x, text, table, row, rope, length)
+        hints = ()
+        if self.config.vace_layers:
+            hints = self.vace(x, context, text.vace, table, row, rope, length)
+        x, _ = self.blocks(x, text.replace(vace=None), table, row, rope, length, *hints)
         return unpatchify(self.head(x, time, row)[:, :length], grid)
 
     def __call__(
-        self, latents: Float["b f h w c"], timestep: Float["b r"], text: Float["b s d"], row: Int[" n"] | None = None
+        self,
+        latents: Float["b f h w c"],
+        timestep: Float["b r"],
+        text: Float["b s d"],
+        row: Int[" n"] | None = None,
+        context: Context | None = None,
     ) -> Float["b f h w o"]:
         """Velocity straight from umT5 states: `encode_text`, then `velocity`."""
-        return self.velocity(latents, timestep, self.encode_text(text), row)
+        return self.velocity(latents, timestep, self.encode_text(text), row, context)
 
 
 def initial_params(config: DiTConfig, key: jax.Array) -> dict:
     """Random parameters to train from, float32; the head is zero, and so is the velocity it predicts."""
     texts = 1, sharding.sequence_multiple(1), config.text_dim  # which a mesh cuts evenly
-    shapes = (1, 1, PATCH, PATCH, config.in_channels), (1, 1), texts
-    return DiT(config).init(key, *(jnp.zeros(shape) for shape in shapes))["params"]
+    latents, timestep, text = (jnp.zeros(x) for x in ((1, 1, PATCH, PATCH, config.in_channels), (1, 1), texts))
+    context = None
+    if config.vace_layers:
+        frames = jnp.zeros((1, 1, PATCH, PATCH, config.vace_in_channels))
+        context = Context(frames, jnp.ones(len(config.vace_layers)))
+    return DiT(config).init(key, latents, timestep, text, context=context)["params"]
 
 
 def abstract_params(config: DiTConfig) -> dict:

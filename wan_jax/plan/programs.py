@@ -113,13 +113,13 @@ class Job:
         n, c, m = self._tokens, config.dim, config.ffn_dim
         linear = 2 * (6 * c * c + 2 * c * m)  # q, k, v, o; q, o of the cross-attention; feed-forward
         cross = 4 * config.text_len * c
-        sequences = self.predictions * len(self.request.prompt) * config.num_layers / self.mesh.size
+        sequences = self.predictions * len(self.request.prompt) * config.num_blocks / self.mesh.size
         return sequences * n * (linear + cross) + 4 * config.attention_head_dim * self.attention_pairs()
 
     def attention_pairs(self) -> float:
         """Queries times keys of all heads, layers and predictions of a step, on each device."""
         config = self.config.transformer
-        sequences = self.predictions * len(self.request.prompt) * config.num_layers / self.mesh.size
+        sequences = self.predictions * len(self.request.prompt) * config.num_blocks / self.mesh.size
         return sequences * config.num_attention_heads * self._tokens**2
 
     @property

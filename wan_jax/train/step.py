@@ -130,8 +130,8 @@ def _networks(params: Params, frozen: Params, config: TrainConfig) -> Params:
 def _losses(networks, latents, noise, sigma, text, key, config: TrainConfig) -> Float[" b"]:
     dit = DiT(config.model.transformer, jnp.dtype(config.dtype), config.remat)
 
-    def predict(latents, timestep, text, row):
-        return dit.apply({"params": networks[config.component]}, latents, timestep, text, row)
+    def predict(*inputs):
+        return dit.apply({"params": networks[config.component]}, *inputs)
 
     return flow_matching_loss(predict, latents, noise, sigma, config.condition(latents, text, key))
 
