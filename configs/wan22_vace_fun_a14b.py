@@ -16,6 +16,6 @@ def get_config() -> WanConfig:
         hub_id="alibaba-pai/Wan2.2-VACE-Fun-A14B",
         transformer=wan21_vace_14b.get_config().transformer,
         boundary_ratio=0.875,
-        # No defaults are published for its sampling; these are Wan2.1-VACE's, and the guidance of both.
-        sampling=Sampling(height=720, width=1280, flow_shift=16.0, guidance_scale=5.0, guidance_scale_2=5.0),
+        # VideoX-Fun, examples/wan2.2_vace_fun
+        sampling=Sampling(height=720, width=1280, flow_shift=12.0, guidance_scale=5.0, guidance_scale_2=5.0),
     )

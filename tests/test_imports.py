@@ -16,7 +16,7 @@ LAYERS = [
     {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "images", "frames", "metrics", "perceptual"},
     {"models"},
     {"diffusion", "placeholder", "lora"},
-    {"experts", "conditioning"},
+    {"experts", "conditioning", "vcu", "editing"},
     {"pipelines"},
     {"data"},
     {"train"},

@@ -72,7 +72,7 @@ def class_entries(config: WanConfig) -> dict[str, str | list[str]]:
     classes = {name: _CLASSES[name] for name in (*components(config), "tokenizer")}
     if not config.takes_context:
         return {"_class_name": "WanPipeline"} | classes
-    vace = dict.fromkeys(config.transformers, ["diffusers", "WanVACETransformer3DModel"])
+    vace = {name: ["diffusers", "WanVACETransformer3DModel"] for name in config.transformers}
     return {"_class_name": "WanVACEPipeline"} | classes | vace
 
 

@@ -85,6 +85,7 @@ KINDS = {  # the transformer's channels, and the class
     "ti2v": (dict(in_channels=48, out_channels=48), diffusers.WanPipeline),
     "ti2v, image": (dict(in_channels=48, out_channels=48), diffusers.WanImageToVideoPipeline),
     "i2v": (dict(in_channels=36), diffusers.WanImageToVideoPipeline),
+    "vace": ({}, diffusers.WanVACEPipeline),
 }
 
 
@@ -92,16 +93,18 @@ def pipeline(folder, experts: int = 2, shift: float = 12.0, kind: str = "t2v") -
     """A whole tiny model, saved to `folder` in the Diffusers layout and loaded back."""
     write_byte_tokenizer(folder / "bytes")
     (channels, cls), ti2v = KINDS[kind], kind.startswith("ti2v")
+    denoiser = vace_dit if kind == "vace" else dit
     parts = dict(
         tokenizer=transformers.AutoTokenizer.from_pretrained(folder / "bytes"),
         text_encoder=randomize(transformers.UMT5EncoderModel(transformers.UMT5Config(**TINY_UMT5)), seed=1),
         vae=randomize(diffusers.AutoencoderKLWan(**(TINY_VAE_22 if ti2v else TINY_VAE)), seed=2, std=0.1),
         scheduler=unipc(shift),
-        transformer=dit(seed=3, **channels),
-        transformer_2=dit(seed=4, **channels) if experts == 2 else None,
+        transformer=denoiser(seed=3, **channels),
+        transformer_2=denoiser(seed=4, **channels) if experts == 2 else None,
         boundary_ratio=0.875 if experts == 2 else None,
-        expand_timesteps=ti2v,
     )
+    if kind != "vace":
+        parts |= dict(expand_timesteps=ti2v)
     if cls is diffusers.WanImageToVideoPipeline:
         parts |= dict(image_encoder=None, image_processor=None)
     cls(**parts).save_pretrained(folder / "model")

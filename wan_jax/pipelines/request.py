@@ -82,10 +82,10 @@ class Request:
         """One scale per expert."""
         return (self.guidance_scale,) if self.guidance_scale_2 is None else (self.guidance_scale, self.guidance_scale_2)
 
-    def latent_shape(self, config: WanConfig) -> tuple[int, int, int, int, int]:
-        """[b, f, h, w, c] of the latents."""
+    def latent_shape(self, config: WanConfig, references: int = 0) -> tuple[int, int, int, int, int]:
+        """[b, f, h, w, c] of the latents, with a frame in front for each reference."""
         vae = config.vae
-        frames = (self.num_frames - 1) // vae.temporal_factor + 1
+        frames = references + (self.num_frames - 1) // vae.temporal_factor + 1
         size = self.height // vae.spatial_factor, self.width // vae.spatial_factor
         return len(self.prompt), frames, *size, vae.z_dim
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,7 +30,7 @@ from wan_jax.frames import Frames
 from wan_jax.models import streaming
 from wan_jax.models.umt5 import encode_prompt
 from wan_jax.models.wan_vae import WanVAE
-from wan_jax.pipelines import pictures
+from wan_jax.pipelines import pictures, vace
 from wan_jax.pipelines.loading import Model, load, open_model, weight_bytes
 from wan_jax.pipelines.request import Request
 from wan_jax.pipelines.startup import StartUp
@@ -138,7 +138,7 @@ class WanPipeline:
         video: Any = None,
         mask: Any = None,
         reference_images: Any = None,
-        conditioning_scale: float = 1.0,
+        conditioning_scale: float | Sequence[float] = 1.0,
         strength: float | None = None,
         solver: str = "unipc",
         flow_shift: float | None = None,
@@ -162,7 +162,14 @@ class WanPipeline:
             image: the first frame, for models that take one: a file, a PIL image or an array [h w 3].  Where height and
                 width are not given, they follow its shape, at the area of the model's own size.
             last_image: the last frame, for models that take one.
-            video, mask, reference_images, conditioning_scale, strength: for models of other tasks.
+            video: for VACE models: what is kept, or followed, frame by frame: a file, which is read at the model's
+                rate, a list of pictures, or an array [f h w 3] of uint8 or of floats in [0, 1].  The size and number of
+                frames follow it where they are not given.
+            mask: which part of `video` is generated (white, 1) and which is kept (black, 0): likewise, or [f h w], or
+                a single picture; None: all is generated, and follows `video`.
+            reference_images: for VACE models: up to three pictures that the video is to resemble.
+            conditioning_scale: how strongly all of these tell, for all context blocks or one each.
+            strength: for models of other tasks.
             solver: "unipc", "dpm++" or "euler".
             flow_shift: how far the steps lean towards high noise.
             sigma_grid: "wan", or "diffusers" for the noise levels of Diffusers' scheduler.
@@ -173,14 +180,24 @@ class WanPipeline:
         Raises:
             WanError: a value is impossible, or meant for another kind of model.
         """
-        # Inputs of the tasks that other Wan models do.
-        given = {"video": video, "mask": mask, "reference_images": reference_images, "strength": strength}
-        given["conditioning_scale"] = None if conditioning_scale == 1.0 else conditioning_scale
-        for name, value in given.items():
+        for name, value in {"strength": strength, **({} if self.config.takes_context else {"video": video})}.items():
             if value is not None:
                 raise WanError(f"{name}: {self.config.name} takes no {name}")
-        shown = pictures.read(self.config, image, last_image)
-        height, width = pictures.size(self.config, shown, height, width)
+        given = vace.read(
+            self.config,
+            video=video,
+            mask=mask,
+            reference_images=reference_images,
+            image=image,
+            last_image=last_image,
+            conditioning_scale=conditioning_scale,
+        )
+        if given is None:
+            given = pictures.read(self.config, image, last_image)
+            height, width = pictures.size(self.config, given, height, width)
+        else:
+            height, width = given.size(self.config, height, width)
+            num_frames = given.num_frames(self.config, num_frames)
         if output_type not in ("np", "latent"):
             raise WanError(f"output_type={output_type!r} is unknown; use 'np' or 'latent'")
         request = Request.make(
@@ -198,11 +215,17 @@ class WanPipeline:
             flow_shift=flow_shift,
             sigma_grid=sigma_grid,
         )
+        if isinstance(given, vace.Given):
+            given.check(request.num_frames)
+        references = len(given.references) if isinstance(given, vace.Given) else 0
         with jax.set_mesh(self.mesh):
-            noise = self._noise(request, latents)
-            result = self._denoise(request, noise, self._conditioning(request, shown), callback_on_step_end)
-            frames = sharding.to_host(_swap_channels(result)) if output_type == "latent" else self.decode(result)
-        return WanPipelineOutput(frames, self._settings(request, latents is not None, shown))
+            noise = self._noise(request.latent_shape(self.config, references), request.seed, latents)
+            result = self._denoise(request, noise, self._conditioning(request, given), callback_on_step_end)
+            if output_type == "latent":
+                frames = sharding.to_host(_swap_channels(result))
+            else:
+                frames = self.decode(result[:, references:])
+        return WanPipelineOutput(frames, self._settings(request, latents is not None, given))
 
     def load_lora_weights(self, path: str | os.PathLike, component: str = "transformer", strength: float = 1.0):
         """Adds a low-rank update to the weights of an expert, for good; several files may follow each other.
@@ -254,10 +277,9 @@ class WanPipeline:
         """Arguments for tqdm.  `disable=True` also lets each expert's steps run as one program without pause."""
         self._progress_bar |= kwargs
 
-    def _noise(self, request: Request, latents: Float["b c f h w"] | None) -> Float["b f h w c"]:
-        shape = request.latent_shape(self.config)
+    def _noise(self, shape: tuple[int, ...], seed: int, latents: Float["b c f h w"] | None) -> Float["b f h w c"]:
         if latents is None:
-            keys = [jax.random.key(request.seed + i) for i in range(shape[0])]
+            keys = [jax.random.key(seed + i) for i in range(shape[0])]
             return jnp.stack([jax.random.normal(key, shape[1:], jnp.float32) for key in keys])
         expected = (shape[0], shape[-1], *shape[1:-1])
         if tuple(latents.shape) != expected:
@@ -265,12 +287,14 @@ class WanPipeline:
         # A copy: the solver's state is donated, and the caller may want to use the noise again.
         return jnp.array(np.moveaxis(np.asarray(latents, np.float32), 1, -1))
 
-    def _conditioning(self, request: Request, shown: pictures.Pictures | None) -> Conditioning:
+    def _conditioning(self, request: Request, given: pictures.Pictures | vace.Given | None) -> Conditioning:
         text = self.encode_prompts(request.prompt)
         guided = any(map(is_guided, request.guidance_scales))
         negative = self.encode_prompts(request.negative_prompt) if guided else None
         size = request.num_frames, request.height, request.width
-        frames = {} if shown is None else pictures.conditions(self.config, shown, *size, self._encode)
+        if isinstance(given, vace.Given):
+            return Conditioning(text, negative, context=given.context(self.config, *size, self._encode))
+        frames = {} if given is None else pictures.conditions(self.config, given, *size, self._encode)
         return Conditioning(text, negative, **frames)
 
     def _encode(self, pieces: Iterable[Float["b f h w 3"]], frames: int, height: int, width: int) -> jax.Array:
@@ -321,6 +345,7 @@ class WanPipeline:
             guidance_scale=scale if is_guided(scale) else None,
             clean=conditioning.clean,
             channels=conditioning.channels,
+            context=conditioning.context,
         )
         return lambda state, start, stop: run(state=state, start=start, stop=stop)
 
@@ -339,10 +364,12 @@ class WanPipeline:
         sample = jnp.moveaxis(jnp.array(answer["latents"], jnp.float32), 1, -1)
         return state.replace(sample=jax.device_put(sample, state.sample.sharding))
 
-    def _settings(self, request: Request, given_latents: bool, shown: pictures.Pictures | None) -> list[dict[str, Any]]:
+    def _settings(
+        self, request: Request, given_latents: bool, given: pictures.Pictures | vace.Given | None
+    ) -> list[dict[str, Any]]:
         shared = {
             **dataclasses.asdict(request),
-            **({} if shown is None else shown.digests()),
+            **({} if given is None else given.digests()),
             "fps": self.config.sampling.fps,
             "model": self.config.name,
             "checkpoint": self.fingerprint,
