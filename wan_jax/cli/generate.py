@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from wan_jax.cli import editing
+from wan_jax.cli.editing import NO_EDITING, Editing
 from wan_jax.cli.options import Mesh, Switch, flag, parse_size, print_result
 from wan_jax.errors import WanError
 
@@ -27,6 +29,7 @@ def generate(
     negative_prompt: Annotated[str | None, flag("TEXT", "Wan's own")] = None,
     dtype: Annotated[str | None, flag("NAME", "bfloat16; float32 on CPU")] = None,
     mesh: Mesh = None,
+    edit: Annotated[Editing, tyro.conf.arg(name="")] = NO_EDITING,
     out: Annotated[str, flag("FILE", "out.mp4")] = "out.mp4",
     sheet: Annotated[Path | None, flag("FILE", "none")] = None,
     source: Annotated[str | None, flag("FILE", "none", name="from")] = None,
@@ -40,6 +43,8 @@ def generate(
     python -m wan_jax generate --prompt "两只猫在台上打拳" --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --size 832x480
 
     python -m wan_jax generate --prompt "The cat looks up" --image cat.jpg --model Wan-AI/Wan2.2-I2V-A14B-Diffusers
+
+    python -m wan_jax generate --prompt "a red kite" --video sky.mp4 --box 200,80,160,120 --model wan21_vace_1_3b
 
     python -m wan_jax generate --from out.mp4 --seed 7 --out again.mp4
 
@@ -67,7 +72,7 @@ def generate(
     """
     from wan_jax import video_io, weights
     from wan_jax.cluster import is_leader
-    from wan_jax.pipelines import pictures
+    from wan_jax.pipelines import pictures, vace
     from wan_jax.pipelines.contact_sheet import write_frames
     from wan_jax.pipelines.loading import read_config
     from wan_jax.pipelines.request import Request
@@ -102,16 +107,23 @@ def generate(
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise WanError(f"cannot write {sheet}: --sheet makes a .png file")
     config = read_config(model)
-    shown = pictures.read(config, image, last_image)
-    options["height"], options["width"] = pictures.size(config, shown, height, width)
+    edited, task = editing.arguments(config, edit, image, last_image, (width, height), options["num_frames"])
+    if task is not None:
+        print(f"task: {task}", file=sys.stderr)
+        given = vace.read(config, image=image, last_image=last_image, **edited)
+        options["height"], options["width"] = given.size(config, height, width)
+        options["num_frames"] = given.num_frames(config, options["num_frames"])
+    else:
+        given = pictures.read(config, image, last_image)
+        options["height"], options["width"] = pictures.size(config, given, height, width)
     Request.make(config, **options)
-    _check_pictures(settings, shown, source)
+    _check_pictures(settings, given, source)
     started = time.monotonic()
     pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"), mesh)
     if "checkpoint" in settings and settings["checkpoint"] != pipe.fingerprint:  # which waits for all weights
         print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
     loaded = time.monotonic()
-    result = pipe(**options, image=image, last_image=last_image)
+    result = pipe(**options, image=image, last_image=last_image, **edited)
     made = result.settings[0] | {"model": model}
     if (said := _note(model, prompt)) is not None:
         made["note"] = said
@@ -169,13 +181,13 @@ def _stored_settings(path: str) -> dict[str, Any]:
     return settings
 
 
-def _check_pictures(settings: dict[str, Any], shown: Any, source: str | None):
-    """The file knows its pictures by their digests alone."""
-    given = {} if shown is None else shown.digests()
-    for name in ("image", "last_image"):
-        if name in settings and settings[name] != given.get(name):
-            flag = name.replace("_", "-")
-            raise WanError(f"--from {source}: it was made with --{flag} of digest {settings[name]}; give that file")
+def _check_pictures(settings: dict[str, Any], given: Any, source: str | None):
+    """The file knows its pictures and clips by their digests alone."""
+    digests = {} if given is None else given.digests()
+    for name in ("image", "last_image", "video", "mask", "reference_images"):
+        if name in settings and settings[name] != digests.get(name):
+            given_by = "--" + name.removesuffix("_images").replace("_", "-")
+            raise WanError(f"--from {source}: it was made with {given_by} of digest {settings[name]}; give that again")
 
 
 def _guidance(text: str) -> tuple[float, float | None]:

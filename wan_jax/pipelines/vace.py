@@ -59,7 +59,7 @@ class Given:
     def canvas(self, num_frames: int, height: int, width: int) -> Canvas:
         """F and M in the size of the video to be made."""
         if self._shape is not None:
-            _warn_of_crop(*self._shape, height, width)
+            warn_of_crop(*self._shape, height, width)
 
         def fitted(frames: Clip) -> Iterator[np.ndarray]:
             return (_fit(frame, height, width) for frame, _ in zip(frames, range(num_frames)))
@@ -147,11 +147,12 @@ def read(
         scale=_scale(conditioning_scale, len(config.transformer.vace_layers)),
     )
     if given.mask is not None:
-        _check_mask(given.mask, given.video)
+        check_mask(given.mask, given.video)
     return given
 
 
-def _check_mask(mask: Clip, video: Clip):
+def check_mask(mask: Clip, video: Clip):
+    """Raises a WanError unless the mask is one for this video."""
     if mask.count not in (1, video.count):
         raise WanError(f"mask: it has {mask.count} frames and the video {video.count}; give as many, or a single one")
     if not 0.99 < mask.height / mask.width * video.width / video.height < 1.01:
@@ -184,13 +185,14 @@ def _fit(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return crop(frame if frame.dtype == np.uint8 else np.round(frame * 255).astype(np.uint8), height, width)
 
 
-def _warn_of_crop(before_height: int, before_width: int, height: int, width: int):
+def warn_of_crop(before_height: int, before_width: int, height: int, width: int):
+    """Warns where fitting cuts much off."""
     ratio = before_height / before_width * width / height
     if max(ratio, 1 / ratio) > _MOST_CROP:
         warnings.warn(
-            f"what is given, {before_width}x{before_height}, is cropped to {width}x{height}; leave the size out to "
-            "keep its shape",
-            stacklevel=5,
+            f"what is given, {before_width}x{before_height}, is cropped to the shape of {width}x{height}; a --size of "
+            "its own shape would show all of it",
+            stacklevel=6,
         )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from wan_jax.diffusion import sampling
 from wan_jax.diffusion.guidance import is_guided
 from wan_jax.diffusion.solvers import SolverState, make_steps
 from wan_jax.models import abstract_params, streaming, umt5
-from wan_jax.models.dit import PATCH
+from wan_jax.models.dit import PATCH, Context
 from wan_jax.models.space import cache_spec
 from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.request import Request
@@ -64,7 +65,20 @@ class Job:
             text = jax.eval_shape(encode_text, params, jax.ShapeDtypeStruct(texts, jnp.float32))
             text = jax.tree.map(lambda x: self._on_mesh(x, sharding.text_spec(x.shape)), text)
             state = SolverState(*4 * [self._latents()])
-            return sampling.denoise.lower(params, state, text, steps, 0, 1, scale, **static)
+            return sampling.denoise.lower(params, state, text, steps, 0, 1, scale, **self._conditions(), **static)
+
+    def _conditions(self) -> dict[str, Any]:
+        """The arguments of a step that make its task, whole on every device, as the autoencoder leaves them."""
+        transformer, (_, *size, channels) = self.config.transformer, self.request.latent_shape(self.config)
+
+        def whole(features: int) -> jax.ShapeDtypeStruct:
+            return self._on_mesh(jax.ShapeDtypeStruct((1, *size, features), jnp.float32), PartitionSpec())
+
+        if self.config.takes_context:
+            scale = jax.ShapeDtypeStruct((len(transformer.vace_layers),), jnp.float32)
+            return {"context": Context(whole(transformer.vace_in_channels), self._on_mesh(scale, PartitionSpec()))}
+        more = transformer.in_channels - channels
+        return {"channels": whole(more)} if more else {}
 
     def vae_decode(self) -> jax.stages.Lowered:
         """A chunk after the first latent frame."""
