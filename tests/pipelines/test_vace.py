@@ -1,4 +1,4 @@
-"""A VACE model with random weights: every way to say what is kept, painted and followed, and every way to say it wrong."""
+"""A VACE model with random weights: every way to say what is kept or painted, and every way to say it wrong."""
 
 import dataclasses
 import json

@@ -43,11 +43,11 @@ class Context:
     Attributes:
         frames: inactive and reactive latents and the folded mask, references in front; one for all samples, or one for
             each of the b/a groups of a batch.
-        scale: factor of every hint.
+        scale: factor of every hint, or one for all.
     """
 
     frames: Float["a f h w m"]
-    scale: Float[" k"]
+    scale: Float["*k"]
 
 
 @typechecked
@@ -276,7 +276,7 @@ def initial_params(config: DiTConfig, key: jax.Array) -> dict:
     context = None
     if config.vace_layers:
         frames = jnp.zeros((1, 1, PATCH, PATCH, config.vace_in_channels))
-        context = Context(frames, jnp.ones(len(config.vace_layers)))
+        context = Context(frames, jnp.ones(()))
     return DiT(config).init(key, latents, timestep, text, context=context)["params"]
 
 

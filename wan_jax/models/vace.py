@@ -28,10 +28,11 @@ class HintAt:
     scale: Float[" l"]
 
     @classmethod
-    def layers(cls, config: DiTConfig, scale: Float[" k"]) -> "HintAt":
+    def layers(cls, config: DiTConfig, scale: Float["*k"]) -> "HintAt":
+        count = len(config.vace_layers)
         index = np.full(config.num_layers, -1, np.int32)
-        index[list(config.vace_layers)] = np.arange(len(config.vace_layers))
-        return cls(jnp.asarray(index), scale.astype(jnp.float32)[index])
+        index[list(config.vace_layers)] = np.arange(count)
+        return cls(jnp.asarray(index), jnp.broadcast_to(scale, count).astype(jnp.float32)[index])
 
 
 class HintedBlock(Block):
