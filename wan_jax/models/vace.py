@@ -7,6 +7,8 @@ embedded context and the embedded latents; nothing flows back, so all hints are 
 Where the projections around the branch are zero, as at the start of its training, the denoiser is what it was.
 """
 
+from dataclasses import replace
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -15,9 +17,18 @@ import numpy as np
 
 from wan_jax.config import DiTConfig
 from wan_jax.kernels.qk_norm import Rope
-from wan_jax.models.dit import Block, Context, TextKV, constrain_tokens, pad_tokens, patchify, stacked_blocks
+from wan_jax.models.dit import (
+    Block,
+    Context,
+    TextKV,
+    constrain_tokens,
+    initial_params,
+    pad_tokens,
+    patchify,
+    stacked_blocks,
+)
 from wan_jax.models.layers import dense, repeated
-from wan_jax.typing import Float, Int
+from wan_jax.typing import Float, Int, Params
 
 
 @flax.struct.dataclass
@@ -111,3 +122,25 @@ class Hints(nn.Module):
         seen = self.before_proj(self.patch_embedding(tokens)).astype(jnp.float32) + x
         _, hints = self.blocks(constrain_tokens(seen), text, time, row, rope, length)
         return HintAt.layers(self.config, context.scale), hints
+
+
+def without_branch(config: DiTConfig) -> DiTConfig:
+    """The denoiser alone."""
+    plain = DiTConfig()
+    return replace(config, vace_layers=plain.vace_layers, vace_in_channels=plain.vace_in_channels)
+
+
+def with_new_branch(denoiser: Params, config: DiTConfig, key: jax.Array) -> Params:
+    """Weights to begin the training of a branch with: its blocks are copies of the denoiser's, as VACE's were.
+
+    The projections around it are zero, so that the denoiser is what it was; the embedding of the context is random.
+
+    Args:
+        denoiser: the parameters of `without_branch(config)`.
+        config: with the branch.
+        key: of the random weights.
+    """
+    branch = initial_params(config, key)["vace"]
+    layers = np.array(config.vace_layers)
+    copies = jax.tree.map(lambda x: x[layers], denoiser["blocks"])
+    return denoiser | {"vace": branch | {"blocks": branch["blocks"] | copies}}
