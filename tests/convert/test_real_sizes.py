@@ -7,10 +7,13 @@ classes of Wan2.2); nothing is allocated here either.
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from convert.components import components
+from convert.original import dit_config
 from convert.rules import check, torch_shapes
+from convert.tensor_files import TensorInfo
 from wan_jax.config import get_config
 
 KEYS = Path(__file__).parents[1] / "goldens" / "keys"
@@ -67,3 +70,15 @@ def test_released_checkpoints(model, transformer, tensors, vae, layout):
 def test_size_of_a_14b_expert():
     part = components(get_config("wan22_t2v_a14b"), "float32")["transformer"]
     assert part.nbytes == 4 * 14_288_491_584
+
+
+def test_original_config_of_vace():
+    """Its blocks are every second one where the file does not say."""
+    config = get_config("wan21_vace_1_3b").transformer
+    header = {
+        name: TensorInfo(shape, np.dtype("float32")) for name, shape in stacked_list("vace_1_3b", "original").items()
+    }
+    raw = {"dim": 1536, "ffn_dim": 8960, "freq_dim": 256, "in_dim": 16, "out_dim": 16, "num_heads": 12}
+    raw |= {"num_layers": 30, "eps": 1e-6, "model_type": "vace", "vace_in_dim": 96}
+    for layers in (list(range(0, 30, 2)), None):
+        assert dit_config(raw | {"vace_layers": layers}, header, "config.json") == config

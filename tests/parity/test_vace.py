@@ -6,10 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
+from convert.conversion import convert
 from convert.dit import dit_rules
+from convert.export import export
 from tests.compare import relative_error
 from tests.parity import reference
-from wan_jax import WanPipeline
+from wan_jax import WanPipeline, checkpoint
 from wan_jax.config import DiTConfig
 from wan_jax.images import crop, on_white
 from wan_jax.models.dit import Context, DiT, abstract_params
@@ -116,6 +118,44 @@ def test_latents_and_frames(models, experts, shown, references, scale):
             output_type=output_type,
         ).frames
         assert relative_error(got, np.asarray(expected)) <= 1e-4
+
+
+def test_conversion_and_back(tmp_path):
+    """Theirs to ours, known as a VACE model, and ours to theirs, which WanVACEPipeline opens: the same tensors."""
+    theirs = reference.pipeline(tmp_path, experts=2, kind="vace")
+    convert(str(tmp_path / "model"), str(tmp_path / "ours"), dtype="float32")
+    config = checkpoint.read_model(tmp_path / "ours")
+    assert config.takes_context and config.boundary_ratio == 0.875 and config.sampling.flow_shift == 12.0
+    export(str(tmp_path / "ours"), str(tmp_path / "back"))
+    back = type(theirs).from_pretrained(tmp_path / "back")
+    for name in ("transformer", "transformer_2"):
+        tensors, expected = (getattr(pipe, name).state_dict() for pipe in (back, theirs))
+        assert tensors.keys() == expected.keys()
+        assert all(torch.equal(tensors[key], expected[key]) for key in tensors)
+    assert back.config.boundary_ratio == 0.875 and isinstance(back.transformer, type(theirs.transformer))
+
+
+def test_bfloat16_is_no_further_from_float32_than_diffusers(models, tmp_path):
+    theirs, exact = models[1]
+    theirs.save_pretrained(tmp_path)
+    noise = np.random.default_rng(3).standard_normal((1, 16, 3, 4, 6)).astype(np.float32)
+    options = SIZE | dict(num_inference_steps=12, guidance_scale=4.0, output_type="latent")
+    half = WanPipeline.from_pretrained(str(tmp_path), dtype="bfloat16")
+    half.set_progress_bar_config(disable=True)
+    other = type(theirs).from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    other.set_progress_bar_config(disable=True)
+    our_distance = relative_error(
+        *(
+            pipe(PROMPT, NEGATIVE, **options, video=moving(0), mask=boxes(), latents=noise, flow_shift=12.0).frames
+            for pipe in (half, exact)
+        )
+    )
+    shown = [[Image.fromarray(x).convert("RGB") for x in clip] for clip in (moving(0), boxes())]
+    given = dict(video=shown[0], mask=shown[1], latents=torch.from_numpy(noise))
+    their_distance = relative_error(
+        *(np.asarray(pipe(PROMPT, NEGATIVE, **options, **given).frames) for pipe in (other, theirs))
+    )
+    assert our_distance <= their_distance
 
 
 @pytest.mark.parametrize("before", [(20, 41), (100, 37), (32, 48)])

@@ -2,16 +2,22 @@
 
 import dataclasses
 import json
+import math
 import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
+from tests.compare import relative_error
 from tests.convert import tiny
-from wan_jax import WanError, WanPipeline, cli, editing, export_to_video
+from wan_jax import WanError, WanPipeline, cli, editing, export_to_video, lora
 from wan_jax.images import size_within_area
+from wan_jax.models.dit import abstract_params
+from wan_jax.sharding import as_mesh
 from wan_jax.video_io import read_metadata
 
 SMALL = dict(height=32, width=48, num_frames=5, num_inference_steps=2)
@@ -99,6 +105,28 @@ def test_sizes_and_lengths_follow_the_video(pipe, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pipe("a", image=pictures(1, 65, 96)[0], height=32, width=48, num_inference_steps=1)
+
+
+@pytest.mark.parametrize("mesh", ["data=2,context=4", "fsdp=2,tensor=2", "context=5"])
+def test_meshes_agree(folder, pipe, mesh):
+    """Hints and context, on tokens that the devices do not divide."""
+    shown = dict(video=VIDEO, mask=MASK, reference_images=VIDEO[0], output_type="latent")
+    devices = jax.devices("cpu")[: math.prod(int(part[-1]) for part in mesh.split(","))]
+    other = WanPipeline.from_pretrained(folder, dtype="float32", mesh=as_mesh(mesh, devices))
+    other.set_progress_bar_config(disable=True)
+    assert relative_error(other("a", **SMALL, **shown).frames, pipe("a", **SMALL, **shown).frames) <= 1e-5
+
+
+def test_low_rank_updates_of_context_blocks(tmp_path):
+    """Under the names of the original blocks, and back."""
+    config = lora.LoraConfig(rank=2, alpha=2.0, targets="vace/blocks/self_attn/q|blocks/ffn_in|vace/blocks/after_proj")
+    shapes = lora.init(config, abstract_params(MODEL.transformer), jax.random.key(0))
+    assert set(shapes) == {"vace", "blocks"} and set(shapes["vace"]["blocks"]) == {"self_attn", "after_proj"}
+    update = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), shapes)
+    lora.save(tmp_path / "lora.safetensors", update, config, MODEL.transformer, {})
+    names = safetensors.numpy.load_file(tmp_path / "lora.safetensors")
+    assert "diffusion_model.vace_blocks.1.after_proj.lora_A.weight" in names
+    jax.tree.map(np.testing.assert_array_equal, lora.load(tmp_path / "lora.safetensors", MODEL.transformer), update)
 
 
 @pytest.mark.parametrize("size", [(480, 832), (720, 1280), (1080, 1920), (1920, 1080), (333, 500), (40, 30)])
@@ -209,8 +237,9 @@ def test_tasks_are_inferred(folder, files, capsys, monkeypatch, flags, task, kep
 
 def test_repeating_needs_the_same_clips(folder, files, capsys):
     given = ["--model", str(folder), "--frames", "5", "--video", "clip.mp4", "--box", "16,8,64,32"]
-    cli.main([*COMMAND, *given, "--reference", "cat.png", "--out", "a.mp4"])
+    cli.main([*COMMAND, *given, "--reference", "cat.png", "--conditioning-scale", "1,0.5", "--out", "a.mp4"])
     stored = read_metadata("a.mp4")
+    assert stored["conditioning_scale"] == [1.0, 0.5]
     assert len(stored["video"]) == len(stored["mask"]) == 12 and len(stored["reference_images"]) == 1
     cli.main(["generate", "--from", "a.mp4", *given[4:], "--reference", "cat.png", "--out", "b.mp4"])
     assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()

@@ -110,6 +110,7 @@ def generate(
     edited, task = editing.arguments(config, edit, image, last_image, (width, height), options["num_frames"])
     if task is not None:
         print(f"task: {task}", file=sys.stderr)
+        edited["conditioning_scale"] = chosen(edited.get("conditioning_scale"), "conditioning_scale", 1.0)
         given = vace.read(config, image=image, last_image=last_image, **edited)
         options["height"], options["width"] = given.size(config, height, width)
         options["num_frames"] = given.num_frames(config, options["num_frames"])

@@ -180,7 +180,8 @@ class WanPipeline:
         Raises:
             WanError: a value is impossible, or meant for another kind of model.
         """
-        for name, value in {"strength": strength, **({} if self.config.takes_context else {"video": video})}.items():
+        refused = {"strength": strength} | ({} if self.config.takes_context else {"video": video})
+        for name, value in refused.items():
             if value is not None:
                 raise WanError(f"{name}: {self.config.name} takes no {name}")
         given = vace.read(
@@ -215,9 +216,10 @@ class WanPipeline:
             flow_shift=flow_shift,
             sigma_grid=sigma_grid,
         )
-        if isinstance(given, vace.Given):
+        references = 0
+        if self.config.takes_context:
             given.check(request.num_frames)
-        references = len(given.references) if isinstance(given, vace.Given) else 0
+            references = len(given.references)
         with jax.set_mesh(self.mesh):
             noise = self._noise(request.latent_shape(self.config, references), request.seed, latents)
             result = self._denoise(request, noise, self._conditioning(request, given), callback_on_step_end)
@@ -292,7 +294,7 @@ class WanPipeline:
         guided = any(map(is_guided, request.guidance_scales))
         negative = self.encode_prompts(request.negative_prompt) if guided else None
         size = request.num_frames, request.height, request.width
-        if isinstance(given, vace.Given):
+        if self.config.takes_context:
             return Conditioning(text, negative, context=given.context(self.config, *size, self._encode))
         frames = {} if given is None else pictures.conditions(self.config, given, *size, self._encode)
         return Conditioning(text, negative, **frames)
