@@ -49,6 +49,18 @@ def test_generate_and_repeat(tmp_path):
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
 
 
+def test_from_a_video_and_repeat(tmp_path, capsys):
+    clip = export_to_video(np.random.default_rng(0).random((5, 32, 48, 3)), tmp_path / "clip.mp4")
+    out, again = tmp_path / "out.mp4", tmp_path / "again.mp4"
+    cli.main([*GENERATE, "--video", str(clip), "--strength", "0.5", "--out", str(out)])
+    assert read_metadata(out)["strength"] == 0.5
+    cli.main(["generate", "--from", str(out), "--video", str(clip), "--out", str(again)])
+    assert again.read_bytes() == out.read_bytes()
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "--from", str(out), "--out", str(again)])
+    assert "it was made with --video of digest" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["a.webp", "a.gif", "frames"])
 def test_other_outputs(tmp_path, name):
     cli.main(["generate", "--model", "untrained", "--prompt", "a", *SMALL, "--out", str(tmp_path / name)])

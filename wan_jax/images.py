@@ -64,9 +64,7 @@ def best_size_of_area(height: int, width: int, area: int, unit: int) -> tuple[in
 def stretch(image: UInt8["h w 3"], height: int, width: int) -> Float["i j 3"]:
     """In [-1, 1], in this size, whatever its shape was: bicubic without smoothing, as PyTorch has it."""
     rows, columns = _cubic(image.shape[0], height), _cubic(image.shape[1], width)
-    pixels = image.astype(np.float32) / np.float32(255)
-    pixels = (pixels - np.float32(0.5)) / np.float32(0.5)
-    return np.einsum("ih,jw,hwc->ijc", rows, columns, pixels, optimize=True)
+    return np.einsum("ih,jw,hwc->ijc", rows, columns, signed(image), optimize=True)
 
 
 @typechecked
@@ -76,8 +74,18 @@ def cover(image: UInt8["h w 3"], height: int, width: int) -> Float["i j 3"]:
     scale = max(width / picture.width, height / picture.height)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    pixels = np.asarray(picture.crop((left, top, left + width, top + height)), np.float32) / np.float32(255)
-    return (pixels - np.float32(0.5)) / np.float32(0.5)
+    return signed(np.asarray(picture.crop((left, top, left + width, top + height))))
+
+
+@typechecked
+def resize(image: UInt8["h w 3"], height: int, width: int) -> UInt8["i j 3"]:
+    """In this size, whatever its shape was: Lanczos, as Diffusers has it."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def signed(pixels: UInt8["*b 3"]) -> Float["*b 3"]:
+    """Bytes to [-1, 1], rounded where the official code rounds."""
+    return (pixels.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 
 
 def _cubic(before: int, after: int) -> Float["i h"]:

@@ -77,6 +77,7 @@ TINY_VAE_22 = TINY_VAE | dict(
 
 KINDS = {  # the transformer's channels, and the class
     "t2v": ({}, diffusers.WanPipeline),
+    "v2v": ({}, diffusers.WanVideoToVideoPipeline),
     "ti2v": (dict(in_channels=48, out_channels=48), diffusers.WanPipeline),
     "ti2v, image": (dict(in_channels=48, out_channels=48), diffusers.WanImageToVideoPipeline),
     "i2v": (dict(in_channels=36), diffusers.WanImageToVideoPipeline),
@@ -93,10 +94,13 @@ def pipeline(folder, experts: int = 2, shift: float = 12.0, kind: str = "t2v") -
         vae=randomize(diffusers.AutoencoderKLWan(**(TINY_VAE_22 if ti2v else TINY_VAE)), seed=2, std=0.1),
         scheduler=unipc(shift),
         transformer=dit(seed=3, **channels),
-        transformer_2=dit(seed=4, **channels) if experts == 2 else None,
-        boundary_ratio=0.875 if experts == 2 else None,
-        expand_timesteps=ti2v,
     )
+    if cls is not diffusers.WanVideoToVideoPipeline:  # which has one expert
+        parts |= dict(
+            transformer_2=dit(seed=4, **channels) if experts == 2 else None,
+            boundary_ratio=0.875 if experts == 2 else None,
+            expand_timesteps=ti2v,
+        )
     if cls is diffusers.WanImageToVideoPipeline:
         parts |= dict(image_encoder=None, image_processor=None)
     cls(**parts).save_pretrained(folder / "model")

@@ -17,6 +17,8 @@ def generate(
     model: Annotated[str | None, flag("DIR|HUB_ID|NAME", "wan_mini, small and part of the package")] = None,
     image: Annotated[str | None, flag("FILE", "none")] = None,
     last_image: Annotated[str | None, flag("FILE", "none")] = None,
+    video: Annotated[str | None, flag("FILE", "none")] = None,
+    strength: Annotated[float | None, flag("S", "0.8")] = None,
     size: Annotated[str | None, flag("WxH")] = None,
     frames: Annotated[int | None, flag("N")] = None,
     steps: Annotated[int | None, flag("N")] = None,
@@ -41,6 +43,8 @@ def generate(
 
     python -m wan_jax generate --prompt "The cat looks up" --image cat.jpg --model Wan-AI/Wan2.2-I2V-A14B-Diffusers
 
+    python -m wan_jax generate --prompt "the same street in snow" --video street.mp4 --strength 0.6
+
     python -m wan_jax generate --from out.mp4 --seed 7 --out again.mp4
 
     Args:
@@ -48,8 +52,10 @@ def generate(
         model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or wan_mini.
         image: the first frame, for a model that takes one.
         last_image: the last frame, for a model that takes one.
-        size: width and height in pixels, multiples of 16 (of TI2V-5B: 32); otherwise those of --image, at the model's
-            area.
+        video: what to start from, for a text-to-video model: a clip, stretched to --size where that is given.
+        strength: how much of --video changes, up to 1.
+        size: width and height in pixels, multiples of 16 (of TI2V-5B: 32); otherwise those of --image or --video, at
+            the model's area.
         frames: number of frames, 4n + 1.
         steps: denoising steps.
         seed: of the starting noise.
@@ -67,7 +73,7 @@ def generate(
     """
     from wan_jax import video_io, weights
     from wan_jax.cluster import is_leader
-    from wan_jax.pipelines import pictures
+    from wan_jax.pipelines import given_video, pictures
     from wan_jax.pipelines.contact_sheet import write_frames
     from wan_jax.pipelines.loading import read_config
     from wan_jax.pipelines.request import Request
@@ -96,6 +102,7 @@ def generate(
         "solver": chosen(solver, "solver", "unipc"),
         "flow_shift": chosen(shift, "flow_shift"),
         "sigma_grid": settings.get("sigma_grid", "wan"),
+        "strength": strength if video is None else chosen(strength, "strength"),
     }
     # A mistake should not show after gigabytes were read.
     video_io.check_output(out)
@@ -104,14 +111,17 @@ def generate(
     config = read_config(model)
     shown = pictures.read(config, image, last_image)
     options["height"], options["width"] = pictures.size(config, shown, height, width)
+    start = given_video.read(config, video, options["strength"], options["num_frames"])
+    if start is not None:
+        options |= start.fields(config, options["height"], options["width"], options["strength"])
     Request.make(config, **options)
-    _check_pictures(settings, shown, source)
+    _check_given(settings, pictures.digests(shown, start), source)
     started = time.monotonic()
     pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"), mesh)
     if "checkpoint" in settings and settings["checkpoint"] != pipe.fingerprint:  # which waits for all weights
         print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
     loaded = time.monotonic()
-    result = pipe(**options, image=image, last_image=last_image)
+    result = pipe(**options, image=image, last_image=last_image, video=video)
     made = result.settings[0] | {"model": model}
     if (said := _note(model, prompt)) is not None:
         made["note"] = said
@@ -169,11 +179,10 @@ def _stored_settings(path: str) -> dict[str, Any]:
     return settings
 
 
-def _check_pictures(settings: dict[str, Any], shown: Any, source: str | None):
-    """The file knows its pictures by their digests alone."""
-    given = {} if shown is None else shown.digests()
-    for name in ("image", "last_image"):
-        if name in settings and settings[name] != given.get(name):
+def _check_given(settings: dict[str, Any], digests: dict[str, str], source: str | None):
+    """The file knows pictures and videos by their digests alone."""
+    for name in ("image", "last_image", "video"):
+        if name in settings and settings[name] != digests.get(name):
             flag = name.replace("_", "-")
             raise WanError(f"--from {source}: it was made with --{flag} of digest {settings[name]}; give that file")
 

@@ -30,6 +30,11 @@ class Pictures:
         return {name: hashlib.sha256(x.tobytes()).hexdigest()[:12] for name, x in given.items() if x is not None}
 
 
+def digests(*given: Any) -> dict[str, str]:
+    """Those of all pictures and videos that are there."""
+    return {name: digest for x in given if x is not None for name, digest in x.digests().items()}
+
+
 def read(config: WanConfig, image: Any, last_image: Any) -> Pictures | None:
     """The pictures that were given, if the model takes them.
 
@@ -76,17 +81,18 @@ def conditions(
     if not config.shows_images_as_channels:
         first = cover(shown.first, height, width)[None, None]
         return {"clean": encode([first], 1, height, width)}
-    _warn_of_stretch(shown.first, height, width)
+    warn_of_stretch("picture", shown.first.shape[:2], (height, width), stacklevel=4)
     first, last = (None if x is None else stretch(x, height, width)[None] for x in (shown.first, shown.last))
     encoded = partial(encode, frames=frames, height=height, width=width)
     return {"channels": masked_channels(encoded, first, last, frames, config.vae.temporal_factor)}
 
 
-def _warn_of_stretch(image: UInt8["h w 3"], height: int, width: int):
-    ratio = image.shape[0] / image.shape[1] * width / height
+def warn_of_stretch(what: str, before: tuple[int, int], after: tuple[int, int], stacklevel: int):
+    """Warns where a shape (height, width) changes visibly."""
+    ratio = before[0] / before[1] * after[1] / after[0]
     if max(ratio, 1 / ratio) > _MOST_STRETCH:
         warnings.warn(
-            f"the picture of {image.shape[1]}x{image.shape[0]} is stretched to {width}x{height}; leave the size out "
-            "to keep its shape",
-            stacklevel=4,
+            f"the {what} of {before[1]}x{before[0]} is stretched to {after[1]}x{after[0]}; leave the size out to keep "
+            "its shape",
+            stacklevel=stacklevel + 1,
         )

@@ -30,6 +30,7 @@ class Request:
     solver: str
     flow_shift: float
     sigma_grid: str
+    strength: float | None = None
 
     @classmethod
     def make(cls, config: WanConfig, prompt: str | list[str], negative_prompt: str | list[str] | None, **given: Any):
@@ -69,6 +70,9 @@ class Request:
             raise WanError(f"num_frames={self.num_frames} is not {factor}n+1; use {below} or {below + factor}")
         if self.num_inference_steps < 1:
             raise WanError(f"num_inference_steps={self.num_inference_steps} must be at least 1")
+        steps = self.num_inference_steps
+        if self.strength is not None and not 1 <= self.strength * steps <= steps:
+            raise WanError(f"strength={self.strength} must be at most 1, and leave at least one of {steps} steps")
         if not (math.isfinite(self.flow_shift) and self.flow_shift > 0):
             raise WanError(f"flow_shift={self.flow_shift} must be positive")
         if not all(math.isfinite(scale) for scale in self.guidance_scales):

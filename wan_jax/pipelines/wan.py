@@ -21,6 +21,7 @@ from wan_jax.cache import enable_compilation_cache
 from wan_jax.checkpoint import digest
 from wan_jax.conditioning import Conditioning
 from wan_jax.diffusion import sampling
+from wan_jax.diffusion.flow import interpolate
 from wan_jax.diffusion.guidance import is_guided, prompt_batch
 from wan_jax.diffusion.inputs import impose
 from wan_jax.diffusion.solvers import SolverState, make_steps
@@ -30,7 +31,7 @@ from wan_jax.frames import Frames
 from wan_jax.models import streaming
 from wan_jax.models.umt5 import encode_prompt
 from wan_jax.models.wan_vae import WanVAE
-from wan_jax.pipelines import pictures
+from wan_jax.pipelines import given_video, pictures
 from wan_jax.pipelines.loading import Model, load, open_model, weight_bytes
 from wan_jax.pipelines.request import Request
 from wan_jax.pipelines.startup import StartUp
@@ -162,7 +163,13 @@ class WanPipeline:
             image: the first frame, for models that take one: a file, a PIL image or an array [h w 3].  Where height and
                 width are not given, they follow its shape, at the area of the model's own size.
             last_image: the last frame, for models that take one.
-            video, mask, reference_images, conditioning_scale, strength: for models of other tasks.
+            video: what to start from, for text-to-video models: a file, a list of pictures or an array [f h w 3].
+                Where height and width are not given, they follow its shape, at the area of the model's own size; else
+                it is stretched.  It is brought to the model's frame rate and, without num_frames, cut to at most the
+                model's own number.  `latents` is still the noise.
+            strength: how much of the video changes, up to 1: the last strength · num_inference_steps steps are made,
+                from the video noised to where they start; None is 0.8.
+            mask, reference_images, conditioning_scale: for models of other tasks.
             solver: "unipc", "dpm++" or "euler".
             flow_shift: how far the steps lean towards high noise.
             sigma_grid: "wan", or "diffusers" for the noise levels of Diffusers' scheduler.
@@ -174,22 +181,24 @@ class WanPipeline:
             WanError: a value is impossible, or meant for another kind of model.
         """
         # Inputs of the tasks that other Wan models do.
-        given = {"video": video, "mask": mask, "reference_images": reference_images, "strength": strength}
+        given = {"mask": mask, "reference_images": reference_images}
         given["conditioning_scale"] = None if conditioning_scale == 1.0 else conditioning_scale
         for name, value in given.items():
             if value is not None:
                 raise WanError(f"{name}: {self.config.name} takes no {name}")
         shown = pictures.read(self.config, image, last_image)
         height, width = pictures.size(self.config, shown, height, width)
+        fields = {"height": height, "width": width, "num_frames": num_frames, "strength": strength}
+        source = given_video.read(self.config, video, strength, num_frames)
+        if source is not None:
+            fields = source.fields(self.config, height, width, strength)
         if output_type not in ("np", "latent"):
             raise WanError(f"output_type={output_type!r} is unknown; use 'np' or 'latent'")
         request = Request.make(
             self.config,
             prompt,
             negative_prompt,
-            height=height,
-            width=width,
-            num_frames=num_frames,
+            **fields,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             guidance_scale_2=guidance_scale_2,
@@ -200,9 +209,10 @@ class WanPipeline:
         )
         with jax.set_mesh(self.mesh):
             noise = self._noise(request, latents)
-            result = self._denoise(request, noise, self._conditioning(request, shown), callback_on_step_end)
+            start = None if source is None else source.latents(request.height, request.width, self._encode)
+            result = self._denoise(request, noise, start, self._conditioning(request, shown), callback_on_step_end)
             frames = sharding.to_host(_swap_channels(result)) if output_type == "latent" else self.decode(result)
-        return WanPipelineOutput(frames, self._settings(request, latents is not None, shown))
+        return WanPipelineOutput(frames, self._settings(request, latents is not None, pictures.digests(shown, source)))
 
     def load_lora_weights(self, path: str | os.PathLike, component: str = "transformer", strength: float = 1.0):
         """Adds a low-rank update to the weights of an expert, for good; several files may follow each other.
@@ -280,12 +290,21 @@ class WanPipeline:
         return jnp.concatenate(list(chunks), axis=1)
 
     def _denoise(
-        self, request: Request, noise: Float["b f h w c"], conditioning: Conditioning, callback: Callable | None
+        self,
+        request: Request,
+        noise: Float["b f h w c"],
+        start: Float["1 f h w c"] | None,
+        conditioning: Conditioning,
+        callback: Callable | None,
     ) -> Float["b f h w c"]:
         schedule, steps = make_steps(
-            request.solver, request.num_inference_steps, request.flow_shift, request.sigma_grid
+            request.solver,
+            request.num_inference_steps,
+            request.flow_shift,
+            request.sigma_grid,
+            1.0 if start is None else request.strength,
         )
-        state = _begin(noise, conditioning.clean)
+        state = _begin(noise, conditioning.clean, start, schedule.sigmas[0])
         watched = callback is not None or not self._progress_bar["disable"]
         with tqdm(total=len(schedule), unit="step", **self._progress_bar) as bar:
             for segment in segments(schedule.timesteps, self.config.boundary_ratio):
@@ -339,10 +358,10 @@ class WanPipeline:
         sample = jnp.moveaxis(jnp.array(answer["latents"], jnp.float32), 1, -1)
         return state.replace(sample=jax.device_put(sample, state.sample.sharding))
 
-    def _settings(self, request: Request, given_latents: bool, shown: pictures.Pictures | None) -> list[dict[str, Any]]:
+    def _settings(self, request: Request, given_latents: bool, digests: dict[str, str]) -> list[dict[str, Any]]:
         shared = {
             **dataclasses.asdict(request),
-            **({} if shown is None else shown.digests()),
+            **digests,
             "fps": self.config.sampling.fps,
             "model": self.config.name,
             "checkpoint": self.fingerprint,
@@ -359,8 +378,12 @@ class WanPipeline:
 
 
 @jax.jit
-def _begin(noise: Float["b f h w c"], clean: Float["a g h w c"] | None) -> SolverState:
-    return jax.tree.map(sharding.constrain_latents, SolverState.init(impose(noise, clean)))
+def _begin(
+    noise: Float["b f h w c"], clean: Float["a g h w c"] | None, video: Float["1 f h w c"] | None, sigma: float
+) -> SolverState:
+    """From pure noise, or from a video noised to the first level."""
+    sample = noise if video is None else interpolate(video, noise, sigma)
+    return jax.tree.map(sharding.constrain_latents, SolverState.init(impose(sample, clean)))
 
 
 @jax.jit
