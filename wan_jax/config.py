@@ -61,6 +61,11 @@ class DiTConfig(_Component):
     text_dim: int = 4096
     freq_dim: int = 256
     eps: float = 1e-6
+    # Of the models that see pictures through CLIP (Wan2.1 image to video; Wan2.1, wan/modules/model.py): the width of
+    # its tokens, that of the model once more, and how many tokens get a position where these are of two pictures.
+    image_dim: int | None = None
+    added_kv_proj_dim: int | None = None
+    pos_embed_seq_len: int | None = None
     # Tokens of every prompt, padding included, which the transformer attends to.  Diffusers has it as an argument.
     text_len: int = field(default=512, metadata={"ours": True})
 
@@ -68,11 +73,15 @@ class DiTConfig(_Component):
         "patch_size": (1, 2, 2),
         "qk_norm": "rms_norm_across_heads",
         "cross_attn_norm": True,
-        "added_kv_proj_dim": None,
-        "image_dim": None,
-        "pos_embed_seq_len": None,
     }
     IGNORED = frozenset({"rope_max_seq_len"})  # our tables are made for the grid at hand
+
+    def __post_init__(self):
+        if self.added_kv_proj_dim != (None if self.image_dim is None else self.dim):
+            raise WanError(
+                f"added_kv_proj_dim={self.added_kv_proj_dim} does not go with image_dim={self.image_dim} and a width of "
+                f"{self.dim}: it is the width where the model is shown pictures, else null"
+            )
 
     @property
     def dim(self) -> int:

@@ -31,7 +31,8 @@ from wan_jax.typing import Params
 AXES = ("data", "fsdp", "context", "tensor")
 _PIECES = ("fsdp", "context")
 
-# Letters: l layers, c model width, m feed-forward width, t text width, k heads, v vocabulary, r rank.
+# Letters: l layers, c model width, m feed-forward width, t text width, i that of CLIP's tokens, k heads, v vocabulary,
+# r rank.
 RULES = (
     (r"blocks/.*attn/[qkv]/kernel", P(None, _PIECES, "tensor")),  # [l c c]
     (r"blocks/.*attn/o/kernel", P(None, "tensor", _PIECES)),  # [l c c]
@@ -44,6 +45,7 @@ RULES = (
     (r"blocks/.*attn/position_bias", P(None, None, "tensor")),  # [l buckets k]
     (r"blocks/.*", P()),  # [l c], [l 6 c]
     (r"(text_in|text_out|time_in|time_out|time_proj)/kernel", P(None, (*_PIECES, "tensor"))),  # [t c], [c c], [c 6c]
+    (r"image_embedding/proj_(in|out)/kernel", P(None, (*_PIECES, "tensor"))),  # [i i], [i c]
     (r"token_embedding/embedding", P(None, (*_PIECES, "tensor"))),  # [v t]
     (r".*", P()),  # patch embedding, head, norms, biases, and the autoencoder, which is split over space
 )

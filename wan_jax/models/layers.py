@@ -11,12 +11,12 @@ from wan_jax.precision import matmul_precision
 from wan_jax.typing import Float, typechecked
 
 
-def dense(features: int, dtype, use_bias: bool = True) -> nn.Dense:
+def dense(features: int, dtype, use_bias: bool = True, name: str | None = None) -> nn.Dense:
     """A linear layer that computes in `dtype`, exactly so where that is float32.
 
     It adds the low-rank update (x·a)·b where its parameters hold one; see `wan_jax.lora`.
     """
-    return _Dense(features, use_bias=use_bias, dtype=dtype, precision=matmul_precision(dtype))
+    return _Dense(features, use_bias=use_bias, dtype=dtype, precision=matmul_precision(dtype), name=name)
 
 
 class _Dense(nn.Dense):
