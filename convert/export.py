@@ -19,7 +19,7 @@ from wan_jax.errors import WanError
 from wan_jax.precision import storage_dtype
 
 SHARD_BYTES = 5_000_000_000  # what diffusers and transformers save by default
-_STEMS = {"text_encoder": "model"}  # transformers' name; the others have that of diffusers
+_STEMS = {"text_encoder": "model", "image_encoder": "model"}  # transformers' name; the others have that of diffusers
 _DIFFUSERS_STEM = "diffusion_pytorch_model"
 _CONFIG_EXTRAS = {
     "transformer": {"_class_name": "WanTransformer3DModel"},
@@ -32,6 +32,20 @@ _CONFIG_EXTRAS = {
         "pad_token_id": 0,
         "eos_token_id": 1,
     },
+    "image_encoder": {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"},
+}
+# What transformers' processor does to pictures before CLIP; ours follows the official code instead.
+_IMAGE_PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "resample": 3,
+    "do_center_crop": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
 
 GetArray = Callable[[str, str, int | None], np.ndarray]  # (component, parameter, layer)

@@ -31,6 +31,22 @@ def dit(seed: int = 0, std: float = 0.2, **config) -> diffusers.WanTransformer3D
     return randomize(diffusers.WanTransformer3DModel(**TINY_DIT | config), seed, std)
 
 
+TINY_CLIP = dict(
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    image_size=28,
+    patch_size=14,
+    hidden_act="gelu",
+    projection_dim=16,
+)
+
+
+def clip(seed: int = 5, std: float = 0.2, **config) -> transformers.CLIPVisionModelWithProjection:
+    return randomize(transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**TINY_CLIP | config)), seed, std)
+
+
 def unipc(shift: float) -> diffusers.UniPCMultistepScheduler:
     return diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=shift
