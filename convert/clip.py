@@ -21,7 +21,9 @@ CLIP_IGNORED = r"textual\..*|log_scale|visual\.head|visual_projection\.weight"
 def _both(path: str, diffusers: str, original: str, kernel: Transform | None) -> list[Rule]:
     """Weight and bias of a linear layer, or without `kernel` of a norm."""
     return [
-        Rule(f"{path}/{'kernel' if kernel else 'scale'}", f"{diffusers}.weight", f"{original}.weight", kernel or VECTOR),
+        Rule(
+            f"{path}/{'kernel' if kernel else 'scale'}", f"{diffusers}.weight", f"{original}.weight", kernel or VECTOR
+        ),
         Rule(f"{path}/bias", f"{diffusers}.bias", f"{original}.bias", VECTOR),
     ]
 

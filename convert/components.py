@@ -15,7 +15,7 @@ from convert.tensor_files import TensorInfo
 from convert.umt5 import UMT5_ALIASES, umt5_rules
 from convert.vae import vae_rules
 from wan_jax import checkpoint
-from wan_jax.config import CLIPConfig, DiTConfig, UMT5Config, VAEConfig, WanConfig
+from wan_jax.config import CLIPConfig, ComponentConfig, DiTConfig, UMT5Config, VAEConfig, WanConfig
 from wan_jax.models import abstract_params
 
 
@@ -24,7 +24,7 @@ class Component:
     """One weight folder: its rule table, and its flat parameters with the dtypes they are stored in."""
 
     name: str
-    config: DiTConfig | VAEConfig | UMT5Config | CLIPConfig
+    config: ComponentConfig
     rules: list[Rule]
     shapes: dict[str, jax.ShapeDtypeStruct]
     names: Names = Names()
@@ -66,7 +66,7 @@ def components(config: WanConfig, dtype) -> dict[str, Component]:
 
 
 @cache
-def _component(name: str, config: DiTConfig | VAEConfig | UMT5Config | CLIPConfig, dtype: np.dtype) -> Component:
+def _component(name: str, config: ComponentConfig, dtype: np.dtype) -> Component:
     shapes = flat(abstract_params(config, dtype))
     match config:
         case DiTConfig():

@@ -14,7 +14,7 @@ from convert.components import Component, components
 from convert.rules import flat, torch_shapes
 from convert.tensor_files import TensorInfo, write_safetensors
 from wan_jax import checkpoint
-from wan_jax.config import WanConfig
+from wan_jax.config import CLIPConfig, WanConfig
 from wan_jax.errors import WanError
 from wan_jax.precision import storage_dtype
 
@@ -111,6 +111,9 @@ def _export(config: WanConfig, get: GetArray, dtype: GetDtype, tokenizer: epath.
     (work / "tokenizer").mkdir()
     for file in tokenizer.iterdir():
         (work / "tokenizer" / file.name).write_bytes(file.read_bytes())
+    if config.image_encoder is not None:
+        (work / "image_processor").mkdir()
+        _write_json(work / "image_processor" / "preprocessor_config.json", _image_processor(config.image_encoder))
     (work / "scheduler").mkdir()
     _write_json(work / "scheduler" / "scheduler_config.json", _scheduler(config))
     _write_json(work / "model_index.json", _model_index(config, work / "tokenizer"))
@@ -162,17 +165,25 @@ def _scheduler(config: WanConfig) -> dict[str, Any]:
     }
 
 
+def _image_processor(config: CLIPConfig) -> dict[str, Any]:
+    side = config.image_size
+    return _IMAGE_PROCESSOR | {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+
+
 def _model_index(config: WanConfig, tokenizer: Path) -> dict[str, Any]:
+    processor = [None, None] if config.image_encoder is None else ["transformers", "CLIPImageProcessor"]
+    pictures = {"image_encoder": [None, None], "image_processor": processor}
     # Diffusers loads a tokenizer only through the class that wrote it.
     written_by = checkpoint.read_json(tokenizer / "tokenizer_config.json").get("tokenizer_class", "T5TokenizerFast")
     return (
         {
-            "_class_name": "WanPipeline",
+            "_class_name": "WanImageToVideoPipeline" if config.shows_images_as_channels else "WanPipeline",
             "boundary_ratio": config.boundary_ratio,
             "expand_timesteps": config.expand_timesteps,
             "scheduler": ["diffusers", "UniPCMultistepScheduler"],
             "transformer_2": [None, None],
         }
+        | (pictures if config.shows_images_as_channels else {})
         | checkpoint.class_entries(config)
         | {"tokenizer": ["transformers", written_by]}
     )

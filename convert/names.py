@@ -43,9 +43,7 @@ class Names:
                 found[name.replace(fused, piece)] = name, slice(n * rows, (n + 1) * rows)
         return found
 
-    def header(
-        self, header: Mapping[str, TensorInfo], held: Collection[str] | None = None
-    ) -> dict[str, TensorInfo]:
+    def header(self, header: Mapping[str, TensorInfo], held: Collection[str] | None = None) -> dict[str, TensorInfo]:
         """A file's tensors under the names of the table."""
 
         def info(name: str, rows: slice | None) -> TensorInfo:

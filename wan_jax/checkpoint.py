@@ -29,7 +29,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from wan_jax import cluster, sharding
-from wan_jax.config import CLIPConfig, DiTConfig, Sampling, UMT5Config, VAEConfig, WanConfig
+from wan_jax.config import CLIPConfig, ComponentConfig, DiTConfig, Sampling, UMT5Config, VAEConfig, WanConfig
 from wan_jax.errors import WanError
 from wan_jax.typing import Params
 
@@ -60,7 +60,7 @@ _STORE = ts.Context({"file_io_sync": False, "cache_pool": {"total_bytes_limit": 
 # ---- The model ------------------------------------------------------------------------------------------------------
 
 
-def components(config: WanConfig) -> dict[str, DiTConfig | VAEConfig | UMT5Config | CLIPConfig]:
+def components(config: WanConfig) -> dict[str, ComponentConfig]:
     """The weight folders of a model and the config of each."""
     parts = {name: config.transformer for name in config.transformers} | {
         "vae": config.vae,
@@ -237,7 +237,7 @@ def _check_tree(manifest: Mapping[str, dict], wanted: Mapping[str, jax.ShapeDtyp
 
 def create(
     folder: epath.PathLike,
-    config: DiTConfig | VAEConfig | UMT5Config | CLIPConfig,
+    config: ComponentConfig,
     shapes: Mapping,
     stacked: set[str],
 ):
@@ -298,7 +298,7 @@ class ArrayWriter:
         return sha256
 
 
-def write_component(folder: epath.PathLike, config: DiTConfig | VAEConfig | UMT5Config, params: Params):
+def write_component(folder: epath.PathLike, config: ComponentConfig, params: Params):
     """Writes a weight folder, which replaces an older one when it is complete.
 
     Every process calls it; process 0 writes, and holds one layer at a time.

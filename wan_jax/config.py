@@ -177,6 +177,8 @@ class CLIPConfig(_Component):
         return 1 + (self.image_size // self.patch_size) ** 2
 
 
+ComponentConfig = DiTConfig | VAEConfig | UMT5Config | CLIPConfig
+
 NEGATIVE_PROMPT = (  # the official default for text and image to video (Wan2.2, wan/configs/shared_config.py)
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
     "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"

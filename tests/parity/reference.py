@@ -1,5 +1,7 @@
 """Small PyTorch models with random weights, and the bridge from them to our parameters."""
 
+import re
+
 import diffusers
 import jax
 import numpy as np
@@ -44,7 +46,9 @@ TINY_CLIP = dict(
 
 
 def clip(seed: int = 5, std: float = 0.2, **config) -> transformers.CLIPVisionModelWithProjection:
-    return randomize(transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**TINY_CLIP | config)), seed, std)
+    return randomize(
+        transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**TINY_CLIP | config)), seed, std
+    )
 
 
 def unipc(shift: float) -> diffusers.UniPCMultistepScheduler:
@@ -53,9 +57,10 @@ def unipc(shift: float) -> diffusers.UniPCMultistepScheduler:
     )
 
 
-def params_of(module: torch.nn.Module, rules: list[Rule], abstract: dict) -> dict:
-    """The module's weights as a tree of ours, through the converter's rule table."""
-    tensors = {name: t.numpy(force=True) for name, t in module.state_dict().items()}
+def params_of(module: torch.nn.Module, rules: list[Rule], abstract: dict, ignored: str = "") -> dict:
+    """The module's weights as a tree of ours, through the converter's rule table; all but those of `ignored` names."""
+    state = module.state_dict().items()
+    tensors = {name: t.numpy(force=True) for name, t in state if not re.fullmatch(ignored, name)}
     check(rules, "diffusers", abstract, {name: t.shape for name, t in tensors.items()}, "module")
     shapes = flat(abstract)
     values = {r.path: to_jax(r, "diffusers", shapes[r.path].shape, np.float32, tensors.__getitem__) for r in rules}

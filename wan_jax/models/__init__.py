@@ -2,13 +2,13 @@
 
 import jax
 
-from wan_jax.config import CLIPConfig, DiTConfig, UMT5Config, VAEConfig
+from wan_jax.config import CLIPConfig, ComponentConfig, DiTConfig, UMT5Config, VAEConfig
 from wan_jax.models import clip, dit, umt5, wan_vae
 from wan_jax.precision import storage_dtype
 from wan_jax.typing import Params
 
 
-def abstract_params(config: DiTConfig | VAEConfig | UMT5Config | CLIPConfig, dtype) -> Params:
+def abstract_params(config: ComponentConfig, dtype) -> Params:
     """The parameter tree of a network as shapes, with the dtypes in which `dtype` has it stored."""
     network = {DiTConfig: dit, VAEConfig: wan_vae, UMT5Config: umt5, CLIPConfig: clip}[type(config)]
     return jax.tree_util.tree_map_with_path(

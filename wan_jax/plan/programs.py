@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wan_jax import checkpoint, sharding
-from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig
+from wan_jax.config import WanConfig
 from wan_jax.diffusion import sampling
 from wan_jax.diffusion.guidance import is_guided
 from wan_jax.diffusion.solvers import SolverState, make_steps
@@ -137,6 +137,6 @@ class Job:
 
 
 @cache
-def _shapes(config: DiTConfig | VAEConfig | UMT5Config) -> Params:
+def _shapes(config: ComponentConfig) -> Params:
     """Of a component's parameters: to trace an initialisation takes a second, and they are asked for often."""
     return abstract_params(config, DTYPE)
