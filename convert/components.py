@@ -9,7 +9,7 @@ import numpy as np
 
 from convert.clip import CLIP_FUSED, CLIP_IGNORED, clip_aliases, clip_rules
 from convert.dit import dit_rules
-from convert.names import Names
+from convert.names import ITS_OWN, Names
 from convert.rules import Layout, Rule, check, flat
 from convert.tensor_files import TensorInfo
 from convert.umt5 import UMT5_ALIASES, umt5_rules
@@ -27,7 +27,7 @@ class Component:
     config: ComponentConfig
     rules: list[Rule]
     shapes: dict[str, jax.ShapeDtypeStruct]
-    names: Names = Names()
+    names: Names = ITS_OWN
 
     @property
     def stacked(self) -> set[str]:

@@ -51,3 +51,6 @@ class Names:
             return whole if rows is None else TensorInfo((rows.stop - rows.start, *whole.shape[1:]), whole.dtype)
 
         return {ours: info(*place) for ours, place in self.places(header, held).items()}
+
+
+ITS_OWN = Names()  # of files that hold just the tensors of the table

@@ -38,8 +38,8 @@ TINY_CLIP = dict(
     intermediate_size=40,
     num_hidden_layers=3,
     num_attention_heads=2,
-    image_size=28,
-    patch_size=14,
+    image_size=32,  # of a tiny video, so that no rule of fitting pictures matters
+    patch_size=16,
     hidden_act="gelu",
     projection_dim=16,
 )
@@ -96,12 +96,15 @@ TINY_VAE_22 = TINY_VAE | dict(
 )
 
 
+_SEEING = dict(in_channels=36, image_dim=TINY_CLIP["hidden_size"], added_kv_proj_dim=24)
 KINDS = {  # the transformer's channels, and the class
     "t2v": ({}, diffusers.WanPipeline),
     "v2v": ({}, diffusers.WanVideoToVideoPipeline),
     "ti2v": (dict(in_channels=48, out_channels=48), diffusers.WanPipeline),
     "ti2v, image": (dict(in_channels=48, out_channels=48), diffusers.WanImageToVideoPipeline),
     "i2v": (dict(in_channels=36), diffusers.WanImageToVideoPipeline),
+    "i2v, clip": (_SEEING, diffusers.WanImageToVideoPipeline),
+    "flf2v": (_SEEING | dict(pos_embed_seq_len=2 * 5), diffusers.WanImageToVideoPipeline),
 }
 
 
@@ -123,7 +126,10 @@ def pipeline(folder, experts: int = 2, shift: float = 12.0, kind: str = "t2v") -
             expand_timesteps=ti2v,
         )
     if cls is diffusers.WanImageToVideoPipeline:
-        parts |= dict(image_encoder=None, image_processor=None)
+        seeing = "image_dim" in channels
+        size = {"height": TINY_CLIP["image_size"], "width": TINY_CLIP["image_size"]}
+        processor = transformers.CLIPImageProcessor(size={"shortest_edge": TINY_CLIP["image_size"]}, crop_size=size)
+        parts |= dict(image_encoder=clip() if seeing else None, image_processor=processor if seeing else None)
     cls(**parts).save_pretrained(folder / "model")
     pipe = cls.from_pretrained(folder / "model")
     pipe.set_progress_bar_config(disable=True)

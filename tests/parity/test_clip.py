@@ -20,7 +20,14 @@ TOLERANCE = 1e-5
     [
         {},
         # A layer of ViT-H/14: 16 heads of 80, 257 tokens; the last block of two is not among Wan's tokens.
-        dict(hidden_size=1280, intermediate_size=5120, num_attention_heads=16, image_size=224, num_hidden_layers=2),
+        dict(
+            hidden_size=1280,
+            intermediate_size=5120,
+            num_attention_heads=16,
+            image_size=224,
+            patch_size=14,
+            num_hidden_layers=2,
+        ),
     ],
 )
 def test_tokens(sizes):

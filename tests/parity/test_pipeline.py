@@ -105,17 +105,19 @@ def test_ti2v_without_an_image(tmp_path):
         assert relative_error(got, np.asarray(expected)) <= 1e-4
 
 
-@pytest.mark.parametrize("kind, last", [("i2v", False), ("i2v", True), ("ti2v, image", False)])
+@pytest.mark.parametrize(
+    "kind, last", [("i2v", False), ("i2v", True), ("ti2v, image", False), ("i2v, clip", False), ("flf2v", True)]
+)
 def test_image_to_video(tmp_path, kind, last):
     """Pictures of the video's own size, so that no rule of fitting them matters."""
     pipe = reference.pipeline(tmp_path, experts=2 if kind == "i2v" else 1, kind=kind)
-    rng, ti2v = np.random.default_rng(0), kind != "i2v"
-    height, width, factor = (64, 96, 16) if ti2v else (32, 48, 8)
+    rng, ti2v = np.random.default_rng(0), kind == "ti2v, image"
+    height, width, factor = (64, 96, 16) if ti2v else (32, 48 if kind == "i2v" else 32, 8)
     images = rng.integers(256, size=(2, height, width, 3), dtype=np.uint8)
     channels = 48 if ti2v else 16
     noise = rng.standard_normal((1, channels, 3, height // factor, width // factor)).astype(np.float32)
     options = dict(height=height, width=width, num_frames=9, num_inference_steps=12, guidance_scale=4.0)
-    options |= {} if ti2v else dict(guidance_scale_2=3.0)
+    options |= dict(guidance_scale_2=3.0) if kind == "i2v" else {}
     first, end = (Image.fromarray(image) for image in images)
     options |= dict(image=first, output_type="latent") | (dict(last_image=end) if last else {})
     expected = pipe(prompt=PROMPT, negative_prompt=NEGATIVE, **options, latents=torch.from_numpy(noise)).frames

@@ -1,4 +1,4 @@
-"""The networks: `dit` (the denoiser), `wan_vae` (video ↔ latents), `umt5` (text → states), `clip` (picture → tokens)."""
+"""The networks: `dit` (denoiser), `wan_vae` (video ↔ latents), `umt5` (text → states), `clip` (picture → tokens)."""
 
 import jax
 

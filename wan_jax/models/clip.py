@@ -1,5 +1,6 @@
-"""The vision tower of CLIP ViT-H/14, by which Wan2.1 image to video sees its pictures (Wan2.1, wan/modules/clip.py; CLIP,
-arXiv:2103.00020; the weights are those of open_clip's xlm-roberta-large-vit-huge-14).
+"""The vision tower of CLIP ViT-H/14, by which Wan2.1 image to video sees its pictures.
+
+Wan2.1, wan/modules/clip.py; CLIP, arXiv:2103.00020; the weights are those of open_clip's xlm-roberta-large-vit-huge-14.
 
 A picture is cut into squares, which with a class token in front go through the blocks of a transformer.  Wan is shown
 all tokens as they enter the last block.

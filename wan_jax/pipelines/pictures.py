@@ -42,7 +42,8 @@ def read(config: WanConfig, image: Any, last_image: Any) -> Pictures | None:
         WanError: it takes none, or needs one; or one cannot be read.
     """
     takes = ["image"] * (config.shows_images_as_channels or config.expand_timesteps)
-    takes += ["last_image"] * config.shows_images_as_channels
+    sees_one = config.transformer.image_dim is not None and config.transformer.pos_embed_seq_len is None
+    takes += ["last_image"] * (config.shows_images_as_channels and not sees_one)
     for name, value in (("image", image), ("last_image", last_image)):
         if value is not None and name not in takes:
             raise WanError(f"{name}: {config.name} takes no {name}")
@@ -50,6 +51,8 @@ def read(config: WanConfig, image: Any, last_image: Any) -> Pictures | None:
         if config.shows_images_as_channels or last_image is not None:
             raise WanError(f"image: {config.name} needs the first frame, as a file, a PIL image or an array")
         return None
+    if last_image is None and config.transformer.pos_embed_seq_len is not None:
+        raise WanError(f"last_image: {config.name} needs the last frame too")
     return Pictures(read_image(image), None if last_image is None else read_image(last_image, "last_image"))
 
 

@@ -28,7 +28,7 @@ from wan_jax.diffusion.solvers import SolverState, make_steps
 from wan_jax.errors import WanError
 from wan_jax.experts import Segment, segments
 from wan_jax.frames import Frames
-from wan_jax.models import streaming
+from wan_jax.models import clip, streaming
 from wan_jax.models.umt5 import encode_prompt
 from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines import given_video, pictures
@@ -281,7 +281,17 @@ class WanPipeline:
         negative = self.encode_prompts(request.negative_prompt) if guided else None
         size = request.num_frames, request.height, request.width
         frames = {} if shown is None else pictures.conditions(self.config, shown, *size, self._encode)
-        return Conditioning(text, negative, **frames)
+        seen = self.config.image_encoder is not None and shown is not None
+        return Conditioning(text, negative, **frames, image=self._see(shown) if seen else None)
+
+    def _see(self, shown: pictures.Pictures) -> Float["1 i d"]:
+        """CLIP's tokens of the pictures as they were given, one after the other."""
+        config = self.config.image_encoder
+        static = {"config": config, "dtype": self.dtype}
+        given = [x for x in (shown.first, shown.last) if x is not None]
+        pixels = np.stack([clip.preprocess(x, config.image_size) for x in given])
+        tokens = executables.call(clip.encode_images, static, params=self._params("image_encoder"), pixels=pixels)
+        return tokens.reshape(1, -1, tokens.shape[-1])
 
     def _encode(self, pieces: Iterable[Float["b f h w 3"]], frames: int, height: int, width: int) -> jax.Array:
         """The latents of a clip of so many frames, in pieces of any length."""
@@ -329,7 +339,7 @@ class WanPipeline:
         scale = request.guidance_scales[segment.expert]
         static = {"config": self.config.transformer, "dtype": self.dtype}
         batch = prompt_batch(conditioning.text, conditioning.negative_text, scale)
-        text = executables.call(sampling.encode_text, static, params=params, text=batch)
+        text = executables.call(sampling.encode_text, static, params=params, text=batch, image=conditioning.image)
         run = partial(
             executables.call,
             sampling.denoise,

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wan_jax import checkpoint, sharding
-from wan_jax.config import WanConfig
+from wan_jax.config import ComponentConfig, WanConfig
 from wan_jax.diffusion import sampling
 from wan_jax.diffusion.guidance import is_guided
 from wan_jax.diffusion.solvers import SolverState, make_steps
