@@ -120,7 +120,7 @@ GENERATE = ["generate", "--model", "untrained", "--prompt", "a", *SMALL]
         ([*GENERATE, "--solver", "heun"], "solver='heun' is unknown; use one of unipc, dpm++, euler"),
         ([*GENERATE, "--guidance", "a,b"], "--guidance 'a,b' is not HIGH or HIGH,LOW"),
         ([*GENERATE, "--model", "{empty}"], "the directory is empty"),
-        ([*GENERATE, "--model", "{image_model}"], "this is Wan2.1 image to video; it is not supported yet"),
+        ([*GENERATE, "--model", "{vace_model}"], "this is Wan VACE; it is not supported yet"),
         ([*GENERATE, "--model", "nowhere"], "no such folder, no hub id of the form owner/name"),
         ([*GENERATE, "--out", "{text}/out.mp4"], "cannot write"),
         ([*GENERATE, "--out", "out.avi"], "use .mp4, .webp or .gif"),
@@ -135,11 +135,11 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, args, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("not a video")
-    image_model = tmp_path / "i2v"
-    (image_model / "transformer").mkdir(parents=True)
-    (image_model / "model_index.json").write_text(json.dumps({"_class_name": "WanImageToVideoPipeline"}))
-    (image_model / "transformer" / "config.json").write_text(json.dumps({"in_channels": 36, "image_dim": 1280}))
-    places = {"empty": tmp_path / "empty", "text": tmp_path / "notes.txt", "image_model": image_model}
+    vace_model = tmp_path / "vace"
+    (vace_model / "transformer").mkdir(parents=True)
+    (vace_model / "model_index.json").write_text(json.dumps({"_class_name": "WanVACEPipeline"}))
+    (vace_model / "transformer" / "config.json").write_text(json.dumps({"in_channels": 16, "vace_layers": [0, 2]}))
+    places = {"empty": tmp_path / "empty", "text": tmp_path / "notes.txt", "vace_model": vace_model}
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as stopped:
         cli.main([arg.format(**places) for arg in args])
