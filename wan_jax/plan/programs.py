@@ -61,10 +61,10 @@ class Job:
         _, steps = make_steps(request.solver, request.num_inference_steps, request.flow_shift, request.sigma_grid)
         with jax.set_mesh(self.mesh):
             encode_text = partial(sampling.encode_text, **static)
-            text = jax.eval_shape(encode_text, params, jax.ShapeDtypeStruct(texts, jnp.float32))
+            text = jax.eval_shape(encode_text, params, jax.ShapeDtypeStruct(texts, jnp.float32), self._image())
             text = jax.tree.map(lambda x: self._on_mesh(x, sharding.text_spec(x.shape)), text)
             state = SolverState(*4 * [self._latents()])
-            return sampling.denoise.lower(params, state, text, steps, 0, 1, scale, **static)
+            return sampling.denoise.lower(params, state, text, steps, 0, 1, scale, channels=self._channels(), **static)
 
     def vae_decode(self) -> jax.stages.Lowered:
         """A chunk after the first latent frame."""
@@ -126,6 +126,22 @@ class Job:
     def _tokens(self) -> int:
         _, frames, height, width, _ = self.request.latent_shape(self.config)
         return frames * height * width // PATCH**2
+
+    def _image(self) -> jax.ShapeDtypeStruct | None:
+        """CLIP's tokens, where the transformer is shown some."""
+        encoder, transformer = self.config.image_encoder, self.config.transformer
+        if encoder is None:
+            return None
+        tokens = transformer.pos_embed_seq_len or encoder.num_tokens
+        return jax.ShapeDtypeStruct((1, tokens, transformer.image_dim), jnp.float32)
+
+    def _channels(self) -> jax.ShapeDtypeStruct | None:
+        """Mask and encoded frames, where the transformer is shown them; whole on every device, as they are encoded."""
+        if not self.config.shows_images_as_channels:
+            return None
+        _, *shape, depth = self.request.latent_shape(self.config)
+        shape = (1, *shape, self.config.transformer.in_channels - depth)
+        return self._on_mesh(jax.ShapeDtypeStruct(shape, jnp.float32), PartitionSpec())
 
     def _latents(self, frames: int | None = None) -> jax.ShapeDtypeStruct:
         batch, all_frames, *rest = self.request.latent_shape(self.config)
