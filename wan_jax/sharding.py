@@ -200,6 +200,13 @@ def latent_spec(shape: tuple[int, ...]) -> P:
     return fitting(P(cut.batch, None, rows, columns), shape, mesh)
 
 
+def token_spec(shape: tuple[int, ...]) -> P:
+    """How tokens [b n c] lie in a kernel: cut as `split` says, where that makes equal pieces."""
+    mesh, cut = ambient_mesh(), split(shape[0])
+    spec = P(cut.batch, cut.sequence)
+    return spec if mesh is None else fitting(spec, shape, mesh)
+
+
 def text_spec(shape: tuple[int, ...]) -> P:
     """How projected texts [l b s c] lie between steps.
 
