@@ -26,6 +26,7 @@ class Conditioning:
         clean: latent frames at the start that are given: free of noise, at timestep 0, and not learned (Wan2.2,
             wan/textimage2video.py).
         context: what a VACE model is given; see `wan_jax.vcu`.
+        image: CLIP's tokens of the pictures, one after the other, for transformers with an `image_dim`.
     """
 
     text: Float["b s d"]
@@ -33,6 +34,7 @@ class Conditioning:
     channels: Float["b f h w m"] | None = None
     clean: Float["b g h w c"] | None = None
     context: Context | None = None
+    image: Float["a i d"] | None = None
 
 
 def text_to_video(latents: Float["b f h w c"], text: Float["b s d"], key: jax.Array) -> Conditioning:

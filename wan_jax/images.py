@@ -84,16 +84,13 @@ def size_within_area(height: int, width: int, area: int, unit: int) -> tuple[int
 def stretch(image: UInt8["h w 3"], height: int, width: int) -> Float["i j 3"]:
     """In [-1, 1], in this size, whatever its shape was: bicubic without smoothing, as PyTorch has it."""
     rows, columns = _cubic(image.shape[0], height), _cubic(image.shape[1], width)
-    pixels = image.astype(np.float32) / np.float32(255)
-    pixels = (pixels - np.float32(0.5)) / np.float32(0.5)
-    return np.einsum("ih,jw,hwc->ijc", rows, columns, pixels, optimize=True)
+    return np.einsum("ih,jw,hwc->ijc", rows, columns, signed(image), optimize=True)
 
 
 @typechecked
 def cover(image: UInt8["h w 3"], height: int, width: int) -> Float["i j 3"]:
     """In [-1, 1], in this size, scaled (Lanczos) to cover it and then cropped to its middle."""
-    pixels = crop(image, height, width, Image.Resampling.LANCZOS).astype(np.float32) / np.float32(255)
-    return (pixels - np.float32(0.5)) / np.float32(0.5)
+    return signed(crop(image, height, width, Image.Resampling.LANCZOS))
 
 
 @typechecked
@@ -138,6 +135,17 @@ def _linear(before: int, after: int) -> Float["i h"]:
     np.add.at(weights, (np.arange(after), low), 1 - (centres - low))
     np.add.at(weights, (np.arange(after), np.minimum(low + 1, before - 1)), centres - low)
     return weights.astype(np.float32)
+
+
+@typechecked
+def resize(image: UInt8["h w 3"], height: int, width: int) -> UInt8["i j 3"]:
+    """In this size, whatever its shape was: Lanczos, as Diffusers has it."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def signed(pixels: UInt8["*b 3"]) -> Float["*b 3"]:
+    """Bytes to [-1, 1], rounded where the official code rounds."""
+    return (pixels.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 
 
 def _cubic(before: int, after: int) -> Float["i h"]:

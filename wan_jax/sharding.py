@@ -31,7 +31,8 @@ from wan_jax.typing import Params
 AXES = ("data", "fsdp", "context", "tensor")
 _PIECES = ("fsdp", "context")
 
-# Letters: l layers, c model width, m feed-forward width, t text width, k heads, v vocabulary, r rank.
+# Letters: l layers, c model width, m feed-forward width, t text width, i that of CLIP's tokens, k heads, v vocabulary,
+# r rank.
 RULES = (
     (r"(vace/)?blocks/.*attn/[qkv]/kernel", P(None, _PIECES, "tensor")),  # [l c c]
     (r"(vace/)?blocks/.*attn/o/kernel", P(None, "tensor", _PIECES)),  # [l c c]
@@ -46,6 +47,7 @@ RULES = (
     (r"(vace/)?blocks/.*", P()),  # [l c], [l 6 c]
     (r"(text_in|text_out|time_in|time_out|time_proj)/kernel", P(None, (*_PIECES, "tensor"))),  # [t c], [c c], [c 6c]
     (r"vace/before_proj/kernel", P(None, (*_PIECES, "tensor"))),  # [c c]
+    (r"image_embedding/proj_(in|out)/kernel", P(None, (*_PIECES, "tensor"))),  # [i i], [i c]
     (r"token_embedding/embedding", P(None, (*_PIECES, "tensor"))),  # [v t]
     (r".*", P()),  # patch embedding, head, norms, biases, and the autoencoder, which is split over space
 )
@@ -198,6 +200,13 @@ def latent_spec(shape: tuple[int, ...]) -> P:
     rows = fitting(P(None, None, cut.sequence), shape, mesh)[2] or ()
     columns = tuple(axis for axis in cut.sequence if axis not in rows)
     return fitting(P(cut.batch, None, rows, columns), shape, mesh)
+
+
+def token_spec(shape: tuple[int, ...]) -> P:
+    """How tokens [b n c] lie in a kernel: cut as `split` says, where that makes equal pieces."""
+    mesh, cut = ambient_mesh(), split(shape[0])
+    spec = P(cut.batch, cut.sequence)
+    return spec if mesh is None else fitting(spec, shape, mesh)
 
 
 def text_spec(shape: tuple[int, ...]) -> P:

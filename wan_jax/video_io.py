@@ -29,6 +29,7 @@ SUFFIXES = (".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 _ROUNDING = 1e-3  # seconds: Matroska's clock
 _BT709 = 1  # in each of FFmpeg's enumerations: matrix, primaries, transfer
 _LIMITED_RANGE = 1
+_ROUNDING = 1e-3  # seconds: Matroska's clock
 # libswscale's flags for bicubic, interpolated chroma and exact rounding; its default repeats chroma samples (-10 dB).
 _SMOOTH = 0x4 | 0x2000 | 0x40000
 _X264 = {

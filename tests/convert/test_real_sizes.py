@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.components import components
+from convert.components import Component, components
 from convert.original import dit_config
 from convert.rules import check, torch_shapes
 from convert.tensor_files import TensorInfo
@@ -27,8 +27,9 @@ def stacked_list(name: str, layout: str) -> dict[str, tuple[int, ...]]:
         return golden["vace_layers" if row[layout].startswith("vace_blocks") else "layers"]
 
     return {
-        row[layout].replace("{i}", str(i)): tuple(row["shape"])
+        row[layout].replace("{i}", str(i)): tuple(row.get(f"{layout}_shape", row["shape"]))
         for row in golden["tensors"]
+        if layout in row
         for i in (range(layers(row)) if "{i}" in row[layout] else [0])
     }
 
@@ -38,6 +39,14 @@ def vae_list(name: str, layout: str) -> dict[str, tuple[int, ...]]:
     if layout == "diffusers":
         return shapes
     return {key: shapes[theirs] for key, theirs in json.loads((KEYS / f"{name}_names.json").read_text()).items()}
+
+
+def in_the_table(part: Component, tensors: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Under the names of the rule table, where a file has several tensors in one, or ones that are not read."""
+    others = {"textual.token_embedding.weight": (250002, 1024), "log_scale": (), "visual.head": (1280, 1024)}
+    others["visual_projection.weight"] = (1024, 1280)
+    header = {name: TensorInfo(shape, np.dtype(np.float16)) for name, shape in (tensors | others).items()}
+    return {name: info.shape for name, info in part.names.header(header).items()}
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "original"])
@@ -52,6 +61,9 @@ def vae_list(name: str, layout: str) -> dict[str, tuple[int, ...]]:
         ("wan21_vace_1_3b", "vace_1_3b", 1264, "vae21"),
         ("wan21_vace_14b", "vace_14b", 1331, "vae21"),
         ("wan22_vace_fun_a14b", "vace_14b", 1331, "vae21"),
+        ("wan21_i2v_14b_480p", "i2v21_14b", 1303, "vae21"),
+        ("wan21_i2v_14b_720p", "i2v21_14b", 1303, "vae21"),
+        ("wan21_flf2v_14b", "flf2v21_14b", 1304, "vae21"),
     ],
 )
 def test_released_checkpoints(model, transformer, tensors, vae, layout):
@@ -60,6 +72,8 @@ def test_released_checkpoints(model, transformer, tensors, vae, layout):
         "vae": vae_list(vae, layout),
         "text_encoder": stacked_list("umt5_xxl", layout),
     }
+    if "image_encoder" in parts:
+        wanted["image_encoder"] = in_the_table(parts["image_encoder"], stacked_list("clip_vit_h14", layout))
     assert wanted.keys() == parts.keys()
     for name, part in parts.items():
         assert torch_shapes(part.rules, layout, part.shapes) == wanted[name]
@@ -82,3 +96,9 @@ def test_original_config_of_vace():
     raw |= {"num_layers": 30, "eps": 1e-6, "model_type": "vace", "vace_in_dim": 96}
     for layers in (list(range(0, 30, 2)), None):
         assert dit_config(raw | {"vace_layers": layers}, header, "config.json") == config
+
+
+def test_size_of_first_and_last_frame_to_video():
+    parts = components(get_config("wan21_flf2v_14b"), "float32")
+    assert parts["transformer"].nbytes == 4 * 16_395_536_704
+    assert parts["image_encoder"].nbytes == 4 * (632_076_800 - 1280 * 1024)  # without CLIP's own projection

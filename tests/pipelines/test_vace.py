@@ -169,7 +169,7 @@ def test_pictures_of_all_kinds(pipe, tmp_path):
         ({"reference_images": ["missing.png"]}, "reference_images, number 1: cannot read missing.png"),
         ({"conditioning_scale": [1.0]}, "must be a number, or one for each of the 2 context blocks"),
         ({"conditioning_scale": float("nan")}, "conditioning_scale=nan"),
-        ({"strength": 0.5}, "strength: custom takes no strength"),
+        ({"strength": 0.5}, "strength: custom keeps of a video what mask says"),
     ],
 )
 def test_impossible_requests(pipe, wrong, message):
@@ -185,7 +185,7 @@ def test_animations_are_no_pictures(pipe, tmp_path):
 
 def test_other_models_take_none_of_it():
     other = WanPipeline.from_pretrained("untrained", dtype="float32")
-    for name, value in [("video", VIDEO), ("mask", MASK), ("reference_images", VIDEO[0]), ("conditioning_scale", 2.0)]:
+    for name, value in [("mask", MASK), ("reference_images", VIDEO[0]), ("conditioning_scale", 2.0)]:
         with pytest.raises(WanError, match=f"{name}: untrained takes no {name}"):
             other("a", **SMALL, **{name: value})
 

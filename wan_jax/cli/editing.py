@@ -1,4 +1,4 @@
-"""The flags of `generate` that edit a video with a VACE model; which task they make is inferred from them."""
+"""The flags of `generate` for what a video is made from; which task they make is inferred from them and the model."""
 
 import itertools
 from dataclasses import dataclass, fields
@@ -20,10 +20,11 @@ _PLACES = ("mask", "box", "outpaint", "extend")  # of what is generated: one of 
 
 @dataclass(frozen=True)
 class Editing:
-    """Videos, masks and references, for a VACE model.
+    """A video to start from, for text-to-video models; videos, masks and references, for VACE models.
 
     Args:
-        video: what is kept, or followed: any size and rate.
+        video: what to start from; with a VACE model, what is kept, or followed.  Any size and rate.
+        strength: how much of a video that is started from changes, up to 1.
         mask: a video or picture, white where --video is painted anew and black where it is kept.
         box: the rectangle of --video that is painted anew, in its pixels.
         grow: pixels by which --mask or --box is widened on all sides.
@@ -35,6 +36,7 @@ class Editing:
     """
 
     video: Annotated[str | None, flag("FILE", "none")] = None
+    strength: Annotated[float | None, flag("S", "0.8")] = None
     mask: Annotated[str | None, flag("FILE", "none")] = None
     box: Annotated[str | None, flag("X,Y,W,H", "none")] = None
     grow: Annotated[int, tyro.conf.arg(metavar="N")] = 0
@@ -55,8 +57,8 @@ NO_EDITING = Editing()
 
 def arguments(
     config: "WanConfig", flags: Editing, image: Any, last_image: Any, size: tuple[int | None, int | None], frames: Any
-) -> tuple[dict[str, Any], str | None]:
-    """What the flags make of the arguments of `WanPipeline.__call__`, and the task in words; none for other models.
+) -> tuple[dict[str, Any], str]:
+    """What the flags make of the arguments of `WanPipeline.__call__`, and the task in words.
 
     Args:
         size: width and height, where they are asked for.
@@ -66,22 +68,28 @@ def arguments(
         WanError: the flags contradict each other, or are none for this model.
     """
     if not config.takes_context:
-        if flags.given:
-            raise WanError(f"--{_dashed(flags.given[0])}: {config.name} takes no {flags.given[0]}; use a VACE model")
-        return {}, None
+        refused = [name for name in flags.given if name not in ("video", "strength")]
+        if refused:
+            raise WanError(f"--{_dashed(refused[0])}: {config.name} takes no {refused[0]}; use a VACE model")
+        task = "video to video" if flags.video is not None else _from_frames(image, last_image)
+        return {"video": flags.video, "strength": flags.strength}, task
     _check(flags, image, last_image)
-    made: dict[str, Any] = {"reference_images": list(flags.reference) or None}
+    made: dict[str, Any] = {"reference_images": list(flags.reference) or None, "strength": flags.strength}
     if flags.conditioning_scale is not None:
         scales = numbers(flags.conditioning_scale, "conditioning-scale", "S or S,S,… of numbers", kind=float)
         made["conditioning_scale"] = scales[0] if len(scales) == 1 else scales
     if flags.video is None:
-        ends = [name for name, value in (("first", image), ("last", last_image)) if value is not None]
-        return made, _said(f"from the {' and the '.join(ends)} frame" if ends else "from text", flags)
+        return made, _said(_from_frames(image, last_image), flags)
     from wan_jax.pipelines.clips import read_clip
 
     clip = read_clip(flags.video, "--video", config.sampling.fps)
     canvas, task = _canvas(config, flags, clip, size, frames)
     return made | {"video": canvas.frames, "mask": canvas.mask}, _said(task, flags)
+
+
+def _from_frames(image: Any, last_image: Any) -> str:
+    ends = [name for name, value in (("first", image), ("last", last_image)) if value is not None]
+    return f"from the {' and the '.join(ends)} frame" if ends else "from text"
 
 
 def numbers(text: str, name: str, form: str, count: int | None = None, kind: type = int) -> list:

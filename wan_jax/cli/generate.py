@@ -46,6 +46,8 @@ def generate(
 
     python -m wan_jax generate --prompt "a red kite" --video sky.mp4 --box 200,80,160,120 --model wan21_vace_1_3b
 
+    python -m wan_jax generate --prompt "the same street in snow" --video street.mp4 --strength 0.6
+
     python -m wan_jax generate --from out.mp4 --seed 7 --out again.mp4
 
     Args:
@@ -53,8 +55,8 @@ def generate(
         model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or wan_mini.
         image: the first frame, for a model that takes one.
         last_image: the last frame, for a model that takes one.
-        size: width and height in pixels, multiples of 16 (of TI2V-5B: 32); otherwise those of --image, at the model's
-            area.
+        size: width and height in pixels, multiples of 16 (of TI2V-5B: 32); otherwise those of --image or --video, at
+            the model's area.
         frames: number of frames, 4n + 1.
         steps: denoising steps.
         seed: of the starting noise.
@@ -72,7 +74,7 @@ def generate(
     """
     from wan_jax import video_io, weights
     from wan_jax.cluster import is_leader
-    from wan_jax.pipelines import pictures, vace
+    from wan_jax.pipelines import tasks
     from wan_jax.pipelines.contact_sheet import write_frames
     from wan_jax.pipelines.loading import read_config
     from wan_jax.pipelines.request import Request
@@ -108,23 +110,21 @@ def generate(
         raise WanError(f"cannot write {sheet}: --sheet makes a .png file")
     config = read_config(model)
     edited, task = editing.arguments(config, edit, image, last_image, (width, height), options["num_frames"])
-    if task is not None:
-        print(f"task: {task}", file=sys.stderr)
+    if config.takes_context:
         edited["conditioning_scale"] = chosen(edited.get("conditioning_scale"), "conditioning_scale", 1.0)
-        given = vace.read(config, image=image, last_image=last_image, **edited)
-        options["height"], options["width"] = given.size(config, height, width)
-        options["num_frames"] = given.num_frames(config, options["num_frames"])
-    else:
-        given = pictures.read(config, image, last_image)
-        options["height"], options["width"] = pictures.size(config, given, height, width)
+    elif edited.get("video") is not None:
+        edited["strength"] = chosen(edited.get("strength"), "strength")
+    given = tasks.read(config, image=image, last_image=last_image, **edited, num_frames=options["num_frames"])
+    options |= given.fields(config, height, width, options["num_frames"])
     Request.make(config, **options)
-    _check_pictures(settings, given, source)
+    _check_given(settings, given.digests(), source)
     started = time.monotonic()
     pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"), mesh)
     if "checkpoint" in settings and settings["checkpoint"] != pipe.fingerprint:  # which waits for all weights
         print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
     loaded = time.monotonic()
-    result = pipe(**options, image=image, last_image=last_image, **edited)
+    print(f"task: {task}", file=sys.stderr)
+    result = pipe(**options | edited, image=image, last_image=last_image)
     made = result.settings[0] | {"model": model}
     if (said := _note(model, prompt)) is not None:
         made["note"] = said
@@ -182,9 +182,8 @@ def _stored_settings(path: str) -> dict[str, Any]:
     return settings
 
 
-def _check_pictures(settings: dict[str, Any], given: Any, source: str | None):
+def _check_given(settings: dict[str, Any], digests: dict[str, Any], source: str | None):
     """The file knows its pictures and clips by their digests alone."""
-    digests = {} if given is None else given.digests()
     for name in ("image", "last_image", "video", "mask", "reference_images"):
         if name in settings and settings[name] != digests.get(name):
             given_by = "--" + name.removesuffix("_images").replace("_", "-")

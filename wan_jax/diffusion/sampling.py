@@ -11,13 +11,17 @@ from wan_jax.diffusion.guidance import guided_velocity
 from wan_jax.diffusion.inputs import impose, network_inputs
 from wan_jax.diffusion.solvers import SolverState, Steps, solver_step
 from wan_jax.models.dit import Context, DiT, TextKV
+from wan_jax.models.layers import repeated
 from wan_jax.typing import Float, Params
 
 
 @partial(jax.jit, static_argnames=("config", "dtype"))
-def encode_text(params: Params, text: Float["b s d"], *, config: DiTConfig, dtype) -> TextKV:
-    """The text keys and values of one expert, computed once for all of its steps."""
-    text = DiT(config, dtype).apply({"params": params}, text, method="encode_text")
+def encode_text(
+    params: Params, text: Float["b s d"], image: Float["a i d"] | None = None, *, config: DiTConfig, dtype
+) -> TextKV:
+    """The text keys and values of one expert, and those of CLIP's tokens, computed once for all of its steps."""
+    image = None if image is None else repeated(image, len(text))
+    text = DiT(config, dtype).apply({"params": params}, text, image, method="encode_text")
     return jax.tree.map(lambda x: sharding.constrain(x, *sharding.text_spec(x.shape)), text)
 
 

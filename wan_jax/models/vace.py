@@ -103,7 +103,7 @@ class Hints(nn.Module):
 
     def encode_text(self, text: Float["b s c"]) -> TextKV:
         """The keys and values of the context blocks, from the projected text."""
-        return self.blocks.text_kv(None, text)[1]
+        return self.blocks.text_kv(None, text, None)[1]
 
     def __call__(
         self,

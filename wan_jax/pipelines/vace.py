@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from wan_jax.errors import WanError
 from wan_jax.images import crop, on_white, read_image, size_within_area
 from wan_jax.models.dit import PATCH, Context
 from wan_jax.pipelines.clips import Clip, read_clip
-from wan_jax.typing import Float, UInt8
+from wan_jax.pipelines.given import Encode, Given, See, Size
+from wan_jax.typing import UInt8
 from wan_jax.vcu import Canvas, context_frames
 
 MOST_REFERENCES = 3  # which the released models were trained with (arXiv:2503.07598 §3.1)
@@ -24,7 +25,7 @@ _MOST_CROP = 1.05  # of a shape, before it is worth a warning
 
 
 @dataclass(frozen=True)
-class Given:
+class Unit(Given):
     """What was given, as it was read; all of it may be missing, which is text to video."""
 
     video: Clip | None
@@ -34,27 +35,32 @@ class Given:
     references: tuple[UInt8["h w 3"], ...]
     scale: tuple[float, ...]
 
-    def size(self, config: WanConfig, height: int | None, width: int | None) -> tuple[int | None, int | None]:
-        """Height and width as given; else by the model's rule for the shape of its video, if there is one."""
-        if height is not None or width is not None or self._shape is None:
-            return height, width
+    @property
+    def lead(self) -> int:
+        """One for each reference."""
+        return len(self.references)
+
+    def fields(
+        self, config: WanConfig, height: int | None, width: int | None, num_frames: int | None
+    ) -> dict[str, Any]:
+        """Without a size, that of the model's rule for the shape of its video or picture; as many frames as the video
+        has, up to the model's own number.
+
+        Raises:
+            WanError: the video is too short.
+        """
         own = config.sampling
-        return size_within_area(*self._shape, own.height * own.width, config.vae.spatial_factor * PATCH)
-
-    def num_frames(self, config: WanConfig, num_frames: int | None) -> int | None:
-        """As given; else as many as the video has, up to the model's own number."""
-        if num_frames is not None or self.video is None:
-            return num_frames
-        factor = config.vae.temporal_factor
-        return (min(self.video.count, config.sampling.num_frames) - 1) // factor * factor + 1
-
-    def check(self, num_frames: int):
-        """Raises a WanError if the video is too short."""
-        if self.video is not None and self.video.count < num_frames:
-            raise WanError(
-                f"video: it has {self.video.count} frames, which do not make num_frames={num_frames}; ask for fewer, "
-                "or have frames added (wan_jax.editing.keep_frames, --extend)"
-            )
+        if height is None and width is None and self._shape is not None:
+            height, width = size_within_area(*self._shape, own.height * own.width, config.vae.spatial_factor * PATCH)
+        if self.video is not None:
+            factor = config.vae.temporal_factor
+            num_frames = num_frames or (min(self.video.count, own.num_frames) - 1) // factor * factor + 1
+            if self.video.count < num_frames:
+                raise WanError(
+                    f"video: it has {self.video.count} frames, which do not make num_frames={num_frames}; ask for "
+                    "fewer, or have frames added (wan_jax.editing.keep_frames, --extend)"
+                )
+        return {"height": height, "width": width, "num_frames": num_frames}
 
     def canvas(self, num_frames: int, height: int, width: int) -> Canvas:
         """F and M in the size of the video to be made."""
@@ -75,23 +81,12 @@ class Given:
         mask = np.stack([editing.unit(frame).mean(-1) > 0.5 for frame in fitted(self.mask)])
         return Canvas(frames, np.broadcast_to(mask, frames.shape[:3]))
 
-    def context(
-        self,
-        config: WanConfig,
-        num_frames: int,
-        height: int,
-        width: int,
-        encode: Callable[[Iterator[Float["b f h w 3"]], int, int, int], Float["b f h w c"]],
-    ) -> Context:
-        """The field of `Conditioning` that shows all of it.
-
-        Args:
-            encode: (pieces of a clip, its frames, height, width) → normalised latents.
-        """
-        canvas = self.canvas(num_frames, height, width)
+    def conditions(self, config: WanConfig, size: Size, encode: Encode, see: See) -> dict[str, Any]:
+        count, height, width = size
+        canvas = self.canvas(count, height, width)
         references = [on_white(image, height, width) for image in self.references]
         latents = context_frames(lambda x, count: encode(x, count, height, width), canvas, references, config.vae)
-        return Context(latents, jnp.asarray(self.scale, jnp.float32))
+        return {"context": Context(latents, jnp.asarray(self.scale, jnp.float32))}
 
     def digests(self) -> dict[str, Any]:
         """What tells these clips and pictures from others."""
@@ -120,25 +115,18 @@ def read(
     image: Any = None,
     last_image: Any = None,
     conditioning_scale: float | Sequence[float] = 1.0,
-) -> Given | None:
-    """What was given, if the model takes it; None for a model of another kind, whose pictures are not ours to read.
+) -> Unit:
+    """What was given.
 
     Raises:
         WanError: the inputs contradict each other, or one cannot be read.
     """
-    if not config.takes_context:
-        for name, value in (("mask", mask), ("reference_images", reference_images)):
-            if value is not None:
-                raise WanError(f"{name}: {config.name} takes no {name}")
-        if not isinstance(conditioning_scale, float | int) or conditioning_scale != 1:
-            raise WanError(f"conditioning_scale: {config.name} takes no conditioning_scale")
-        return None
     if video is None and mask is not None:
         raise WanError("mask: it says which part of a video is generated; give the video too")
     if video is not None and (image is not None or last_image is not None):
         raise WanError("image and last_image are frames of the video, and so is video=; give either")
     fps = config.sampling.fps
-    given = Given(
+    given = Unit(
         video=None if video is None else read_clip(video, "video", fps),
         mask=None if mask is None else read_clip(mask, "mask", fps),
         first=None if image is None else read_image(image),

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wan_jax import checkpoint, sharding
-from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig
+from wan_jax.config import ComponentConfig, WanConfig
 from wan_jax.diffusion import sampling
 from wan_jax.diffusion.guidance import is_guided
 from wan_jax.diffusion.solvers import SolverState, make_steps
@@ -62,7 +62,7 @@ class Job:
         _, steps = make_steps(request.solver, request.num_inference_steps, request.flow_shift, request.sigma_grid)
         with jax.set_mesh(self.mesh):
             encode_text = partial(sampling.encode_text, **static)
-            text = jax.eval_shape(encode_text, params, jax.ShapeDtypeStruct(texts, jnp.float32))
+            text = jax.eval_shape(encode_text, params, jax.ShapeDtypeStruct(texts, jnp.float32), self._image())
             text = jax.tree.map(lambda x: self._on_mesh(x, sharding.text_spec(x.shape)), text)
             state = SolverState(*4 * [self._latents()])
             return sampling.denoise.lower(params, state, text, steps, 0, 1, scale, **self._conditions(), **static)
@@ -141,6 +141,14 @@ class Job:
         _, frames, height, width, _ = self.request.latent_shape(self.config)
         return frames * height * width // PATCH**2
 
+    def _image(self) -> jax.ShapeDtypeStruct | None:
+        """CLIP's tokens, where the transformer is shown some."""
+        encoder, transformer = self.config.image_encoder, self.config.transformer
+        if encoder is None:
+            return None
+        tokens = transformer.pos_embed_seq_len or encoder.num_tokens
+        return jax.ShapeDtypeStruct((1, tokens, transformer.image_dim), jnp.float32)
+
     def _latents(self, frames: int | None = None) -> jax.ShapeDtypeStruct:
         batch, all_frames, *rest = self.request.latent_shape(self.config)
         shape = (batch, frames or all_frames, *rest)
@@ -151,6 +159,6 @@ class Job:
 
 
 @cache
-def _shapes(config: DiTConfig | VAEConfig | UMT5Config) -> Params:
+def _shapes(config: ComponentConfig) -> Params:
     """Of a component's parameters: to trace an initialisation takes a second, and they are asked for often."""
     return abstract_params(config, DTYPE)
