@@ -56,7 +56,7 @@ def test_clean_frames_are_shown_as_they_are():
     clean, noise, text, _ = batch()
     seen = {}
 
-    def look(latents, timestep, text, row):
+    def look(latents, timestep, text, row, context):
         seen.update(latents=latents, timestep=timestep[:, row].reshape(BATCH, FRAMES, -1))
         return jnp.zeros_like(latents).at[:, 0].set(jnp.nan)
 
