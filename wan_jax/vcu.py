@@ -68,8 +68,8 @@ def fold_mask(mask: Bool["f h w"], temporal_factor: int, spatial_factor: int) ->
 def frames_of_latents(count: int, temporal_factor: int) -> np.ndarray:
     """The frame that stands for each latent frame in the mask: the middle one of equal shares of all.
 
-    It is PyTorch's "nearest-exact" (VACE, vace/models/wan/wan_vace.py, vace_encode_masks).  Neither the first nor the
-    last frame is ever among them, so that of a single frame kept only the inactive latents tell.
+    It is PyTorch's "nearest-exact" (VACE, vace/models/wan/wan_vace.py, vace_encode_masks).  Of several frames neither
+    the first nor the last is ever among them, so that of a single frame kept only the inactive latents tell.
     """
     latents = (count + temporal_factor - 1) // temporal_factor
     return (2 * np.arange(latents) + 1) * count // (2 * latents)
