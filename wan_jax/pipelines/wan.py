@@ -217,7 +217,7 @@ class WanPipeline:
                 frames = sharding.to_host(_swap_channels(result))
             else:
                 frames = self.decode(result[:, given.lead :])
-        return WanPipelineOutput(frames, self._settings(request, latents is not None, given))
+        return WanPipelineOutput(frames, self.settings(request, given, latents is not None))
 
     def load_lora_weights(self, path: str | os.PathLike, component: str = "transformer", strength: float = 1.0):
         """Adds a low-rank update to the weights of an expert, for good; several files may follow each other.
@@ -369,7 +369,8 @@ class WanPipeline:
         sample = jnp.moveaxis(jnp.array(answer["latents"], jnp.float32), 1, -1)
         return state.replace(sample=jax.device_put(sample, state.sample.sharding))
 
-    def _settings(self, request: Request, given_latents: bool, given: Given) -> list[dict[str, Any]]:
+    def settings(self, request: Request, given: Given, given_latents: bool = False) -> list[dict[str, Any]]:
+        """How each video of a request is made, in JSON types."""
         shared = {
             **dataclasses.asdict(request),
             **given.digests(),
