@@ -25,6 +25,7 @@ def velocities(torch_dit, grid, timestep, token_timestep=None, row=None, batch=2
     given, shown = {}, {}
     if images:
         tokens = rng.standard_normal((batch * images, 7, config.image_dim), np.float32)
+        tokens *= np.float32(0.05)  # so small that the norm's epsilon matters
         given["encoder_hidden_states_image"] = torch.from_numpy(tokens)
         shown["image"] = tokens.reshape(batch, -1, config.image_dim)
     with torch.no_grad():
