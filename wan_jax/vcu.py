@@ -14,9 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wan_jax.conditioning import Conditioning
 from wan_jax.config import VAEConfig
-from wan_jax.models.dit import Context
 from wan_jax.typing import Bool, Float, UInt8, typechecked
 
 GREY = 0.5  # which is 0 to the autoencoder: nothing is known, nothing is asked
@@ -99,13 +97,8 @@ def _reference(encode: Encode, image: Float["h w 3"], others: int) -> jax.Array:
     return jnp.pad(encode(iter([image[None, None]]), 1), [(0, 0)] * 4 + [(0, others)])
 
 
-# ---- Training -------------------------------------------------------------------------------------------------------
-
-_PIXELS_OF_A_LATENT = 64
-
-
-class Unit(NamedTuple):
-    """A condition unit as it is stored.
+class StoredUnit(NamedTuple):
+    """A condition unit as datasets keep it; see `wan_jax.data.units`.
 
     Attributes:
         latents: inactive and reactive ones, float16.
@@ -116,7 +109,7 @@ class Unit(NamedTuple):
     mask: UInt8["*b f h w m"]
 
     @classmethod
-    def pack(cls, frames: Float["f h w m"], latents: int) -> "Unit":
+    def pack(cls, frames: Float["f h w m"], latents: int) -> "StoredUnit":
         """`frames` of a `Context`, of which so many channels are latents."""
         frames = np.asarray(frames)
         return cls(frames[..., :latents].astype(np.float16), np.packbits(frames[..., latents:] > 0.5, axis=-1))
@@ -125,26 +118,3 @@ class Unit(NamedTuple):
         """`frames` of a `Context`, float32."""
         bits = jnp.unpackbits(self.mask, axis=-1)
         return jnp.concatenate([self.latents.astype(np.float32), bits.astype(np.float32)], axis=-1)
-
-
-def hidden_box_to_video(latents: Float["b f h w c"], text: Float["b s d"], key: jax.Array) -> Conditioning:
-    """A prompt, and the clip but for a box that is hidden in a stretch of its frames: inpainting, and at times more.
-
-    The box and the stretch are drawn anew for every clip, from a single latent to all of them.  Data hold latents and
-    no pixels, so latents are hidden: those are 0, where the autoencoder would give those of grey.
-    """
-    hidden = _box(key, latents.shape[:4])[..., None]
-    mask = jnp.broadcast_to(hidden, (*latents.shape[:4], _PIXELS_OF_A_LATENT)).astype(latents.dtype)
-    shown = jnp.where(hidden, 0, latents)
-    return Conditioning(text, context=Context(jnp.concatenate([shown, 0 * shown, mask], axis=-1), jnp.ones(())))
-
-
-def _box(key: jax.Array, shape: tuple[int, int, int, int]) -> Bool["b f h w"]:
-    """True between two random bounds of every axis but the first."""
-    inside = jnp.ones(shape, bool)
-    for axis, axis_key in enumerate(jax.random.split(key, 3), start=1):
-        bounds = jnp.sort(jax.random.randint(axis_key, (2, shape[0]), 0, shape[axis]), axis=0)
-        at = jnp.arange(shape[axis])
-        within = (bounds[0][:, None] <= at) & (at <= bounds[1][:, None])
-        inside &= within.reshape(shape[0], *(shape[i] if i == axis else 1 for i in range(1, 4)))
-    return inside

@@ -24,7 +24,7 @@ from wan_jax.train.loop import train
 from wan_jax.train.models import starting_weights
 from wan_jax.train.state import join
 from wan_jax.train.step import loss
-from wan_jax.vcu import Unit
+from wan_jax.vcu import StoredUnit
 
 UNTRAINED = get_config("untrained")
 MODEL = dataclasses.replace(
@@ -85,8 +85,8 @@ def test_a_step_shows_the_unit(dataset):
     before = value(clips)
     assert before == value(clips)
     latents, mask = clips.unit
-    assert abs(value(clips.replace(unit=Unit(latents[::-1], mask))) - before) > 1e-5 * before
-    assert abs(value(clips.replace(unit=Unit(latents, ~mask))) - before) > 1e-5 * before
+    assert abs(value(clips.replace(unit=StoredUnit(latents[::-1], mask))) - before) > 1e-5 * before
+    assert abs(value(clips.replace(unit=StoredUnit(latents, ~mask))) - before) > 1e-5 * before
 
 
 def test_a_branch_grows(dataset, tmp_path):

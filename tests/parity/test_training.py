@@ -12,9 +12,8 @@ from tests.parity import reference
 from tests.rearrange import to_jax
 from wan_jax.conditioning import Conditioning
 from wan_jax.config import DiTConfig
-from wan_jax.models.dit import DiT, abstract_params
+from wan_jax.models.dit import Context, DiT, abstract_params
 from wan_jax.train.objective import flow_matching_loss
-from wan_jax.vcu import hidden_box_to_video
 
 BATCH, FRAMES, HEIGHT, WIDTH, CHANNELS = 2, 3, 4, 6, 16
 SIGMA = np.array([0.93, 0.31], np.float32)
@@ -77,10 +76,9 @@ def test_loss_and_gradient_of_vace(remat):
     module = reference.vace_dit(num_layers=4, vace_layers=[0, 3])
     config = DiTConfig.from_json(dict(module.config), "transformer/config.json")
     params = reference.params_of(module, dit_rules(config), abstract_params(config))
-    clean, noise, text, nothing = batch(config.text_dim, 0)
-    context = hidden_box_to_video(jnp.asarray(clean), text, jax.random.key(0)).context
-    assert context.frames.shape[-1] == config.vace_in_channels and 0 < context.frames[..., 32:].mean() < 1
-    control = torch.from_numpy(np.array(context.frames)).permute(0, 4, 1, 2, 3)
+    clean, noise, text, shown = batch(config.text_dim, config.vace_in_channels)
+    context, nothing = Context(jnp.asarray(shown), jnp.ones(())), shown[..., :0]
+    control = torch.from_numpy(shown).permute(0, 4, 1, 2, 3)
     their_loss, their_gradient = theirs(module, clean, noise, text, nothing, 0, control_hidden_states=control)
     conditioning = Conditioning(text, context=context)
     compare(config, params, clean, noise, conditioning, remat, their_loss, their_gradient)

@@ -19,7 +19,7 @@ from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.loading import Model, Weights, locate, open_model
 from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.typing import Float, UInt8
-from wan_jax.vcu import Unit, context_frames
+from wan_jax.vcu import StoredUnit, context_frames
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Latents:
         vae, size = self._vae.config, record.frames.shape[1:3]
         canvas = draw_canvas(record.frames, vae.temporal_factor, rng)
         frames = context_frames(lambda pieces, count: self._encode(pieces, count, *size), canvas, (), vae)
-        unit = Unit.pack(frames[0], 2 * vae.z_dim)
+        unit = StoredUnit.pack(frames[0], 2 * vae.z_dim)
         return {"unit": unit.latents, "unit_mask": unit.mask}
 
     def _encode(self, pieces: Iterable[Float["1 g h w 3"]], frames: int, height: int, width: int) -> jax.Array:

@@ -27,7 +27,7 @@ from wan_jax.data.buckets import Bucket
 from wan_jax.errors import WanError
 from wan_jax.tokenizer import Tokenizer
 from wan_jax.typing import Bool, Float, Int, UInt8
-from wan_jax.vcu import Unit
+from wan_jax.vcu import StoredUnit
 
 _READING = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)  # batches that are read ahead
 _KEPT_BYTES = 4 << 30  # a split up to this size stays in memory
@@ -49,7 +49,7 @@ class Batch:
     ids: list[str]
     latents: Float["b f h w c"]
     captions: Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
-    unit: Unit | None = None
+    unit: StoredUnit | None = None
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _latents(dataset: Dataset, tokenizer: Tokenizer | None) -> Stack:
             captions = _padded([record["text"] for record in records], dataset.config["text_len"])
         else:
             captions = tokenizer([record["caption"].decode() for record in records])
-        unit = Unit(stacked("unit"), stacked("unit_mask")) if dataset.config.get("units") else None
+        unit = StoredUnit(stacked("unit"), stacked("unit_mask")) if dataset.config.get("units") else None
         return Batch(_ids(records), stacked("latents"), captions, unit)
 
     return stack

@@ -118,4 +118,6 @@ def clips_of(batch: Batch, config: TrainConfig) -> Clips:
         )
     if batch.unit is not None and not config.model.takes_context:
         raise WanError(f"data={config.data!r} holds condition units, which {config.model.name} does not take")
+    if batch.unit is None and "/vace/" in config.trainable:
+        raise WanError(f"data={config.data!r} holds no condition units to train on: build it with --units")
     return Clips(batch.latents, batch.captions, batch.unit)

@@ -16,7 +16,7 @@ from wan_jax.train.optimizer import learning_rate, make_optimizer
 from wan_jax.train.state import TrainState, advance, all_finite, average, cast, join
 from wan_jax.train.timesteps import sample_sigma
 from wan_jax.typing import Bool, Float, Int, Params
-from wan_jax.vcu import Unit
+from wan_jax.vcu import StoredUnit
 
 # umT5 states [b s d], or ids and mask [b s] of the tokens to make them from.
 Captions = Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
@@ -28,7 +28,7 @@ class Clips:
 
     latents: Float["b f h w c"]
     captions: Captions
-    unit: Unit | None = None
+    unit: StoredUnit | None = None
 
 
 @flax.struct.dataclass
