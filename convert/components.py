@@ -1,34 +1,33 @@
 """What the converter knows about each part of a model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import jax
 import numpy as np
 
+from convert.clip import CLIP_FUSED, CLIP_IGNORED, clip_aliases, clip_rules
 from convert.dit import dit_rules
+from convert.names import ITS_OWN, Names
 from convert.rules import Layout, Rule, check, flat
 from convert.tensor_files import TensorInfo
 from convert.umt5 import UMT5_ALIASES, umt5_rules
 from convert.vae import vae_rules
 from wan_jax import checkpoint
-from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig
+from wan_jax.config import CLIPConfig, ComponentConfig, DiTConfig, UMT5Config, VAEConfig, WanConfig
 from wan_jax.models import abstract_params
 
 
 @dataclass(frozen=True)
 class Component:
-    """One weight folder: its rule table, and its flat parameters with the dtypes they are stored in.
-
-    `aliases` are second names under which a file may hold a tensor of the table.
-    """
+    """One weight folder: its rule table, and its flat parameters with the dtypes they are stored in."""
 
     name: str
-    config: DiTConfig | VAEConfig | UMT5Config
+    config: ComponentConfig
     rules: list[Rule]
     shapes: dict[str, jax.ShapeDtypeStruct]
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    names: Names = ITS_OWN
 
     @property
     def stacked(self) -> set[str]:
@@ -67,7 +66,7 @@ def components(config: WanConfig, dtype) -> dict[str, Component]:
 
 
 @cache
-def _component(name: str, config: DiTConfig | VAEConfig | UMT5Config, dtype: np.dtype) -> Component:
+def _component(name: str, config: ComponentConfig, dtype: np.dtype) -> Component:
     shapes = flat(abstract_params(config, dtype))
     match config:
         case DiTConfig():
@@ -75,4 +74,7 @@ def _component(name: str, config: DiTConfig | VAEConfig | UMT5Config, dtype: np.
         case VAEConfig():
             return Component(name, config, vae_rules(config), shapes)
         case UMT5Config():
-            return Component(name, config, umt5_rules(config), shapes, UMT5_ALIASES)
+            return Component(name, config, umt5_rules(config), shapes, Names(UMT5_ALIASES))
+        case CLIPConfig():
+            names = Names(clip_aliases(config), CLIP_FUSED, CLIP_IGNORED)
+            return Component(name, config, clip_rules(config), shapes, names)

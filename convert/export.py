@@ -14,17 +14,14 @@ from convert.components import Component, components
 from convert.rules import flat, torch_shapes
 from convert.tensor_files import TensorInfo, write_safetensors
 from wan_jax import checkpoint
-from wan_jax.config import WanConfig
+from wan_jax.config import CLIPConfig, WanConfig
 from wan_jax.errors import WanError
 from wan_jax.precision import storage_dtype
 
 SHARD_BYTES = 5_000_000_000  # what diffusers and transformers save by default
-_STEMS = {"text_encoder": "model"}  # transformers' name; the others have that of diffusers
+_STEMS = {"text_encoder": "model", "image_encoder": "model"}  # transformers' name; the others have that of diffusers
 _DIFFUSERS_STEM = "diffusion_pytorch_model"
 _CONFIG_EXTRAS = {
-    "transformer": {"_class_name": "WanTransformer3DModel"},
-    "transformer_2": {"_class_name": "WanTransformer3DModel"},
-    "vae": {"_class_name": "AutoencoderKLWan"},
     "text_encoder": {
         "architectures": ["UMT5EncoderModel"],
         "model_type": "umt5",
@@ -32,6 +29,20 @@ _CONFIG_EXTRAS = {
         "pad_token_id": 0,
         "eos_token_id": 1,
     },
+    "image_encoder": {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"},
+}
+# What transformers' processor does to pictures before CLIP; ours follows the official code instead.
+_IMAGE_PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "resample": 3,
+    "do_center_crop": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
 
 GetArray = Callable[[str, str, int | None], np.ndarray]  # (component, parameter, layer)
@@ -92,11 +103,15 @@ def _export(config: WanConfig, get: GetArray, dtype: GetDtype, tokenizer: epath.
         shutil.rmtree(work)
     for name, component in components(config, np.float32).items():
         (work / name).mkdir(parents=True)
-        _write_json(work / name / "config.json", _CONFIG_EXTRAS[name] | component.config.to_json())
+        about = _CONFIG_EXTRAS.get(name) or {"_class_name": checkpoint.class_entries(config)[name][1]}
+        _write_json(work / name / "config.json", about | component.config.to_json())
         _write_weights(component, get, dtype, work / name)
     (work / "tokenizer").mkdir()
     for file in tokenizer.iterdir():
         (work / "tokenizer" / file.name).write_bytes(file.read_bytes())
+    if config.image_encoder is not None:
+        (work / "image_processor").mkdir()
+        _write_json(work / "image_processor" / "preprocessor_config.json", _image_processor(config.image_encoder))
     (work / "scheduler").mkdir()
     _write_json(work / "scheduler" / "scheduler_config.json", _scheduler(config))
     _write_json(work / "model_index.json", _model_index(config, work / "tokenizer"))
@@ -148,17 +163,24 @@ def _scheduler(config: WanConfig) -> dict[str, Any]:
     }
 
 
+def _image_processor(config: CLIPConfig) -> dict[str, Any]:
+    side = config.image_size
+    return _IMAGE_PROCESSOR | {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+
+
 def _model_index(config: WanConfig, tokenizer: Path) -> dict[str, Any]:
+    processor = [None, None] if config.image_encoder is None else ["transformers", "CLIPImageProcessor"]
+    pictures = {"image_encoder": [None, None], "image_processor": processor}
     # Diffusers loads a tokenizer only through the class that wrote it.
     written_by = checkpoint.read_json(tokenizer / "tokenizer_config.json").get("tokenizer_class", "T5TokenizerFast")
     return (
         {
-            "_class_name": "WanPipeline",
             "boundary_ratio": config.boundary_ratio,
             "expand_timesteps": config.expand_timesteps,
             "scheduler": ["diffusers", "UniPCMultistepScheduler"],
             "transformer_2": [None, None],
         }
+        | (pictures if config.shows_images_as_channels else {})
         | checkpoint.class_entries(config)
         | {"tokenizer": ["transformers", written_by]}
     )

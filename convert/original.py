@@ -8,7 +8,7 @@ from typing import Any
 
 from convert.folders import Folder
 from convert.tensor_files import TensorInfo
-from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, get_config
+from wan_jax.config import CLIPConfig, DiTConfig, UMT5Config, VAEConfig, get_config
 from wan_jax.errors import WanError
 
 Header = Mapping[str, TensorInfo]
@@ -27,6 +27,12 @@ def dit_config(raw: Mapping[str, Any], header: Header, where: str) -> DiTConfig:
     wanted = ("dim", "ffn_dim", "freq_dim", "in_dim", "out_dim", "num_heads", "num_layers", "eps")
     if missing := [key for key in wanted if key not in raw]:
         raise WanError(f"{where}: not the config of a Wan transformer; it lacks {', '.join(missing)}")
+    vace = {}
+    if "vace_patch_embedding.weight" in header:
+        layers = raw.get("vace_layers") or range(0, raw["num_layers"], 2)  # VACE, vace/models/wan/modules/model.py
+        channels = _shape(header, "vace_patch_embedding.weight", where)[1]
+        vace = {"vace_layers": tuple(layers), "vace_in_channels": channels}
+    image_dim = header["img_emb.proj.1.weight"].shape[1] if "img_emb.proj.1.weight" in header else None
     return DiTConfig(
         in_channels=raw["in_dim"],
         out_channels=raw["out_dim"],
@@ -37,6 +43,10 @@ def dit_config(raw: Mapping[str, Any], header: Header, where: str) -> DiTConfig:
         text_dim=_shape(header, "text_embedding.0.weight", where)[1],
         freq_dim=raw["freq_dim"],
         eps=raw["eps"],
+        **vace,
+        image_dim=image_dim,
+        added_kv_proj_dim=None if image_dim is None else raw["dim"],
+        pos_embed_seq_len=header["img_emb.emb_pos"].shape[1] if "img_emb.emb_pos" in header else None,
     )
 
 
@@ -52,6 +62,20 @@ def umt5_config(header: Header, where: str) -> UMT5Config:
         num_layers=len({name.split(".")[1] for name in header if name.startswith("blocks.")}),
         num_heads=heads,
         relative_attention_num_buckets=buckets,
+    )
+
+
+def clip_config(header: Header, where: str) -> CLIPConfig:
+    """From the shapes of CLIP's file (Wan2.1, wan/modules/clip.py); no shape tells the heads, which are 80 wide."""
+    hidden, _, patch, _ = _shape(header, "visual.patch_embedding.weight", where)
+    side = math.isqrt(_shape(header, "visual.pos_embedding", where)[1] - 1)
+    return CLIPConfig(
+        hidden_size=hidden,
+        intermediate_size=_shape(header, "visual.transformer.0.mlp.0.weight", where)[0],
+        num_hidden_layers=len({name.split(".")[2] for name in header if name.startswith("visual.transformer.")}),
+        num_attention_heads=max(hidden // 80, 1),
+        image_size=side * patch,
+        patch_size=patch,
     )
 
 

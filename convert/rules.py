@@ -35,6 +35,10 @@ class Rule:
     diffusers: str
     original: str
     transform: Transform
+    original_transform: Transform | None = None  # where the original layout has another one
+
+    def transform_of(self, layout: Layout) -> Transform:
+        return (layout == "original" and self.original_transform) or self.transform
 
     @property
     def stacked(self) -> bool:
@@ -84,7 +88,7 @@ def torch_shapes(rules: list[Rule], layout: Layout, abstract: Mapping) -> dict[s
         # A view of a single zero has the right shape and takes no memory.
         one = np.broadcast_to(np.uint8(0), shape[1:] if rule.stacked else shape)
         for name in rule.names(layout, shape[0] if rule.stacked else 1):
-            shapes[name] = rule.transform.to_torch(one).shape
+            shapes[name] = rule.transform_of(layout).to_torch(one).shape
     return shapes
 
 

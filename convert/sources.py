@@ -18,7 +18,7 @@ from convert.components import Component, components
 from convert.folders import Folder, open_folder, read_json
 from convert.rules import Layout
 from convert.tensor_files import TensorInfo, tensor_file
-from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig, get_config, model_names
+from wan_jax.config import CLIPConfig, DiTConfig, UMT5Config, VAEConfig, WanConfig, get_config, model_names
 from wan_jax.errors import WanError
 from wan_jax.typing import Params
 
@@ -40,11 +40,10 @@ class Source:
 
     def header(self, component: Component, file: str) -> dict[str, TensorInfo]:
         """The tensors in a file under the names of the rule table; second names of the same tensor are left out."""
-        header = self.folder.header(file)
-        for alias, name in component.aliases.items():
-            if (info := header.pop(alias, None)) and not self._holds(component, name):
-                header[name] = info
-        return header
+        header, held = self.folder.header(file), None
+        if component.names.aliases.keys() & header.keys():
+            held = {name for other in self.files[component.name] for name in self.folder.header(other)}
+        return component.names.header(header, held)
 
     def headers(self, component: Component) -> dict[str, dict[str, TensorInfo]]:
         """`header` of every file of a component, checked against what the model needs.
@@ -73,12 +72,13 @@ class Source:
             the name of each tensor with what `store` returned, as they finish.
         """
         places, reader = component.places(self.layout), tensor_file(path)
-        aliases = {name: alias for alias, name in component.aliases.items() if name not in reader.header}
+        found = component.names.places(reader.header)
 
         def work(name: str):
             rule, layer = places[name]
-            tensor = reader.read(aliases.get(name, name))
-            value = contiguous(rule.transform.to_jax(tensor), component.shapes[rule.path].dtype)
+            held_as, rows = found[name]
+            tensor = reader.read(held_as) if rows is None else reader.read(held_as)[rows]
+            value = contiguous(rule.transform_of(self.layout).to_jax(tensor), component.shapes[rule.path].dtype)
             return name, store(rule.path, layer, value)
 
         with ThreadPoolExecutor(_WORKERS) as pool:
@@ -110,9 +110,6 @@ class Source:
         """The directory of the tokenizer, fetched whole."""
         return {self.folder.fetch(name).parent for name in self.tokenizer}.pop()
 
-    def _holds(self, component: Component, name: str) -> bool:
-        return any(name in self.folder.header(file) for file in self.files[component.name])
-
 
 def open_source(src: str, revision: str | None = None, downloads: Path | None = None) -> Source:
     """Opens a checkpoint wherever it is.
@@ -137,6 +134,7 @@ def open_source(src: str, revision: str | None = None, downloads: Path | None = 
 
 
 _VAE_FILES = ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth")
+_CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 
 
 def _diffusers(folder: Folder) -> Source:
@@ -144,12 +142,17 @@ def _diffusers(folder: Folder) -> Source:
     if "wan_jax" in index:
         raise WanError(f"{folder.name}: already in our layout; there is nothing to convert")
     experts = ["transformer"] + ["transformer_2"] * ((index.get("transformer_2") or [None])[0] is not None)
+    classes = {e: DiTConfig for e in experts} | {"vae": VAEConfig, "text_encoder": UMT5Config}
+    if (index.get("image_encoder") or [None])[0] is not None:
+        classes["image_encoder"] = CLIPConfig
     parts = {}
-    for name, cls in [*[(e, DiTConfig) for e in experts], ("vae", VAEConfig), ("text_encoder", UMT5Config)]:
+    for name, cls in classes.items():
         raw, where = read_json(folder, f"{name}/config.json"), f"{folder.name}/{name}/config.json"
         refuse_other_models(raw, where)
         parts[name] = cls.from_json(raw, where)
-    config = model_of([parts[e] for e in experts], parts["vae"], parts["text_encoder"], folder.name)
+    transformers = [parts[e] for e in experts]
+    _check_image_encoder(transformers[0], parts.get("image_encoder"), folder.name)
+    config = model_of(transformers, parts["vae"], parts["text_encoder"], folder.name, parts.get("image_encoder"))
     config = dataclasses.replace(config, expand_timesteps=bool(index.get("expand_timesteps", False)))
     if len(experts) == 2 and index.get("boundary_ratio") is not None:
         config = dataclasses.replace(config, boundary_ratio=index["boundary_ratio"])
@@ -170,6 +173,8 @@ def _original(folder: Folder) -> Source:
         name: [f for f in folder.sizes if re.fullmatch(rf"{prefix}diffusion_pytorch_model[^/]*\.safetensors", f)]
         for name, prefix in zip(("transformer", "transformer_2"), experts)
     } | {"vae": [vae_file], "text_encoder": ["models_t5_umt5-xxl-enc-bf16.pth"]}
+    if _CLIP_FILE in folder.sizes:
+        files["image_encoder"] = [_CLIP_FILE]
     for name, wanted in files.items():
         if not wanted or any(f not in folder.sizes for f in wanted):
             raise WanError(
@@ -182,51 +187,68 @@ def _original(folder: Folder) -> Source:
     for name, prefix in zip(("transformer", "transformer_2"), experts):
         raw = read_json(folder, f"{prefix}config.json")
         refuse_other_models(raw, f"{folder.name}/{prefix}config.json")
-        if "img_emb.proj.1.weight" in headers[name]:
-            raise WanError(f"{folder.name}: this is Wan2.1 image to video; it is not supported yet")
         transformers.append(original.dit_config(raw, headers[name], f"{folder.name}/{prefix}config.json"))
     vae = original.vae_config(headers["vae"], f"{folder.name}/{files['vae'][0]}")
     text_encoder = original.umt5_config(headers["text_encoder"], f"{folder.name}/{files['text_encoder'][0]}")
+    image_encoder = None
+    if "image_encoder" in files:
+        image_encoder = original.clip_config(headers["image_encoder"], f"{folder.name}/{_CLIP_FILE}")
+    _check_image_encoder(transformers[0], image_encoder, folder.name)
     return Source(
         folder=folder,
         layout="original",
-        config=model_of(transformers, vae, text_encoder, folder.name),
+        config=model_of(transformers, vae, text_encoder, folder.name, image_encoder),
         files=files,
         tokenizer=_tokenizer_files(folder, "google/umt5-xxl/"),
     )
 
 
-def model_of(transformers: list[DiTConfig], vae: VAEConfig, text_encoder: UMT5Config, where: str) -> WanConfig:
+def _check_image_encoder(transformer: DiTConfig, image_encoder: CLIPConfig | None, where: str):
+    width = None if image_encoder is None else image_encoder.hidden_size
+    if transformer.image_dim is not None and width != transformer.image_dim:
+        raise WanError(
+            f"{where}: the transformer sees pictures through CLIP, {transformer.image_dim} wide; the image encoder is "
+            f"{'missing' if width is None else f'{width} wide'}"
+        )
+
+
+def model_of(
+    transformers: list[DiTConfig],
+    vae: VAEConfig,
+    text_encoder: UMT5Config,
+    where: str,
+    image_encoder: CLIPConfig | None = None,
+) -> WanConfig:
     """The released model with these transformers, or one called "custom" that is sampled like its nearest relative."""
     if len(set(transformers)) > 1:
         raise WanError(f"{where}: the two transformers have different sizes")
     released = [get_config(name) for name in model_names()]
     same = [c for c in released if c.transformer == transformers[0] and len(c.transformers) == len(transformers)]
     if same:
-        return dataclasses.replace(same[0], vae=vae, text_encoder=text_encoder)
+        return dataclasses.replace(same[0], vae=vae, text_encoder=text_encoder, image_encoder=image_encoder)
     relative = get_config(_nearest(transformers, vae))
-    parts = dict(transformer=transformers[0], vae=vae, text_encoder=text_encoder)
+    parts = dict(transformer=transformers[0], vae=vae, text_encoder=text_encoder, image_encoder=image_encoder)
     return dataclasses.replace(relative, name="custom", hub_id=None, **parts)
 
 
 def _nearest(transformers: list[DiTConfig], vae: VAEConfig) -> str:
     """The released model that is sampled as one with these parts."""
+    if transformers[0].vace_layers:
+        return "wan22_vace_fun_a14b" if len(transformers) == 2 else "wan21_vace_14b"
     if len(transformers) == 2:
         return "wan22_i2v_a14b" if transformers[0].in_channels > vae.z_dim else "wan22_t2v_a14b"
+    if transformers[0].image_dim is not None:
+        return "wan21_i2v_14b_720p" if transformers[0].pos_embed_seq_len is None else "wan21_flf2v_14b"
     return "wan22_ti2v_5b" if vae.is_residual else "wan21_t2v_14b"
 
 
 def refuse_other_models(raw: dict[str, Any], where: str):
     """Raises a WanError that names the model, where a transformer's or VAE's config is of one we do not have."""
     kind = raw.get("model_type")
-    if raw.get("vace_layers") or kind == "vace":
-        model = "Wan VACE"
-    elif "motion_encoder_dim" in raw or kind == "animate":
+    if "motion_encoder_dim" in raw or kind == "animate":
         model = "Wan2.2-Animate"
     elif kind == "s2v":
         model = "Wan2.2-S2V"
-    elif raw.get("image_dim") or kind == "flf2v":
-        model = "Wan2.1 image to video"
     else:
         return
     raise WanError(f"{where}: this is {model}; it is not supported yet")

@@ -11,7 +11,7 @@ def to_jax(rule: Rule, layout: Layout, shape: tuple[int, ...], dtype, get: Calla
     """One parameter of ours from PyTorch tensors."""
     out = np.empty(shape, dtype)
     for layer, name in zip(out if rule.stacked else [out], rule.names(layout, shape[0] if rule.stacked else 1)):
-        layer[...] = rule.transform.to_jax(get(name))
+        layer[...] = rule.transform_of(layout).to_jax(get(name))
     return out
 
 
@@ -19,4 +19,4 @@ def to_torch(rule: Rule, layout: Layout, array: np.ndarray) -> Iterator[tuple[st
     """The PyTorch tensors, with their names, that one parameter of ours stands for."""
     layers = array if rule.stacked else [array]
     for name, layer in zip(rule.names(layout, len(layers)), layers):
-        yield name, np.ascontiguousarray(rule.transform.to_torch(layer))
+        yield name, np.ascontiguousarray(rule.transform_of(layout).to_torch(layer))

@@ -49,6 +49,18 @@ def test_generate_and_repeat(tmp_path):
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
 
 
+def test_from_a_video_and_repeat(tmp_path, capsys):
+    clip = export_to_video(np.random.default_rng(0).random((5, 32, 48, 3)), tmp_path / "clip.mp4")
+    out, again = tmp_path / "out.mp4", tmp_path / "again.mp4"
+    cli.main([*GENERATE, "--video", str(clip), "--strength", "0.5", "--out", str(out)])
+    assert read_metadata(out)["strength"] == 0.5
+    cli.main(["generate", "--from", str(out), "--video", str(clip), "--out", str(again)])
+    assert again.read_bytes() == out.read_bytes()
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "--from", str(out), "--out", str(again)])
+    assert "it was made with --video of digest" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["a.webp", "a.gif", "frames"])
 def test_other_outputs(tmp_path, name):
     cli.main(["generate", "--model", "untrained", "--prompt", "a", *SMALL, "--out", str(tmp_path / name)])
@@ -108,7 +120,7 @@ GENERATE = ["generate", "--model", "untrained", "--prompt", "a", *SMALL]
         ([*GENERATE, "--solver", "heun"], "solver='heun' is unknown; use one of unipc, dpm++, euler"),
         ([*GENERATE, "--guidance", "a,b"], "--guidance 'a,b' is not HIGH or HIGH,LOW"),
         ([*GENERATE, "--model", "{empty}"], "the directory is empty"),
-        ([*GENERATE, "--model", "{image_model}"], "this is Wan2.1 image to video; it is not supported yet"),
+        ([*GENERATE, "--model", "{animate}"], "this is Wan2.2-Animate; it is not supported yet"),
         ([*GENERATE, "--model", "nowhere"], "no such folder, no hub id of the form owner/name"),
         ([*GENERATE, "--out", "{text}/out.mp4"], "cannot write"),
         ([*GENERATE, "--out", "out.avi"], "use .mp4, .webp or .gif"),
@@ -123,11 +135,11 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, args, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("not a video")
-    image_model = tmp_path / "i2v"
-    (image_model / "transformer").mkdir(parents=True)
-    (image_model / "model_index.json").write_text(json.dumps({"_class_name": "WanImageToVideoPipeline"}))
-    (image_model / "transformer" / "config.json").write_text(json.dumps({"in_channels": 36, "image_dim": 1280}))
-    places = {"empty": tmp_path / "empty", "text": tmp_path / "notes.txt", "image_model": image_model}
+    animate = tmp_path / "animate"
+    (animate / "transformer").mkdir(parents=True)
+    (animate / "model_index.json").write_text(json.dumps({"_class_name": "WanAnimatePipeline"}))
+    (animate / "transformer" / "config.json").write_text(json.dumps({"in_channels": 36, "motion_encoder_dim": 512}))
+    places = {"empty": tmp_path / "empty", "text": tmp_path / "notes.txt", "animate": animate}
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as stopped:
         cli.main([arg.format(**places) for arg in args])

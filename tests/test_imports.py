@@ -17,6 +17,8 @@ LAYERS = [
     {"models"},
     {"diffusion", "placeholder", "lora"},
     {"experts", "conditioning"},
+    {"vcu"},
+    {"editing"},
     {"pipelines"},
     {"data"},
     {"train"},

@@ -1,7 +1,7 @@
 """Our checkpoint directory: Diffusers' component names, Orbax arrays.
 
     model_index.json                what the model is and where it came from; written last: no model without it
-    transformer/  [transformer_2/]  vae/  text_encoder/
+    transformer/  [transformer_2/]  vae/  text_encoder/  [image_encoder/]
         config.json                 the component's sizes
         manifest.json               shape, dtype and SHA-256 of every parameter, one digest per layer where stacked
         state/blocks.ffn_in.kernel/ one zarr array per parameter, in chunks that carry a CRC-32C each
@@ -29,7 +29,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from wan_jax import cluster, sharding
-from wan_jax.config import DiTConfig, Sampling, UMT5Config, VAEConfig, WanConfig
+from wan_jax.config import CLIPConfig, ComponentConfig, DiTConfig, Sampling, UMT5Config, VAEConfig, WanConfig
 from wan_jax.errors import WanError
 from wan_jax.typing import Params
 
@@ -41,6 +41,7 @@ _CLASSES = {
     "transformer_2": ["diffusers", "WanTransformer3DModel"],
     "vae": ["diffusers", "AutoencoderKLWan"],
     "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "image_encoder": ["transformers", "CLIPVisionModel"],
     "tokenizer": ["transformers", "T5TokenizerFast"],
 }
 
@@ -59,17 +60,23 @@ _STORE = ts.Context({"file_io_sync": False, "cache_pool": {"total_bytes_limit": 
 # ---- The model ------------------------------------------------------------------------------------------------------
 
 
-def components(config: WanConfig) -> dict[str, DiTConfig | VAEConfig | UMT5Config]:
+def components(config: WanConfig) -> dict[str, ComponentConfig]:
     """The weight folders of a model and the config of each."""
-    return {name: config.transformer for name in config.transformers} | {
+    parts = {name: config.transformer for name in config.transformers} | {
         "vae": config.vae,
         "text_encoder": config.text_encoder,
     }
+    return parts if config.image_encoder is None else parts | {"image_encoder": config.image_encoder}
 
 
-def class_entries(config: WanConfig) -> dict[str, list[str]]:
-    """The entries of a `model_index.json` that name the class of each component."""
-    return {name: _CLASSES[name] for name in (*components(config), "tokenizer")}
+def class_entries(config: WanConfig) -> dict[str, str | list[str]]:
+    """The entries of a `model_index.json` that name Diffusers' class of the pipeline and of each component."""
+    classes = {name: _CLASSES[name] for name in (*components(config), "tokenizer")}
+    if not config.takes_context:
+        pipeline = "WanImageToVideoPipeline" if config.shows_images_as_channels else "WanPipeline"
+        return {"_class_name": pipeline} | classes
+    vace = {name: ["diffusers", "WanVACETransformer3DModel"] for name in config.transformers}
+    return {"_class_name": "WanVACEPipeline"} | classes | vace
 
 
 def is_component(folder: epath.PathLike) -> bool:
@@ -93,7 +100,6 @@ def write_model_index(folder: epath.PathLike, config: WanConfig, source: Mapping
         "source": dict(source),
     }
     index = {
-        "_class_name": "WanPipeline",
         "boundary_ratio": config.boundary_ratio,
         "expand_timesteps": config.expand_timesteps,
     }
@@ -124,6 +130,7 @@ def read_model(folder: epath.PathLike) -> WanConfig:
             transformer=part("transformer", DiTConfig),
             vae=part("vae", VAEConfig),
             text_encoder=part("text_encoder", UMT5Config),
+            image_encoder=part("image_encoder", CLIPConfig) if "image_encoder" in index else None,
             boundary_ratio=index["boundary_ratio"],
             expand_timesteps=index.get("expand_timesteps", False),
             sampling=Sampling(**index["wan_jax"]["sampling"]),
@@ -232,7 +239,12 @@ def _check_tree(manifest: Mapping[str, dict], wanted: Mapping[str, jax.ShapeDtyp
 # ---- Writing --------------------------------------------------------------------------------------------------------
 
 
-def create(folder: epath.PathLike, config: DiTConfig | VAEConfig | UMT5Config, shapes: Mapping, stacked: set[str]):
+def create(
+    folder: epath.PathLike,
+    config: ComponentConfig,
+    shapes: Mapping,
+    stacked: set[str],
+):
     """Makes a weight folder whose arrays are still empty, replacing whatever a killed process left there.
 
     Every process calls it, since Orbax has all of them save together; process 0 does the rest.
@@ -290,7 +302,7 @@ class ArrayWriter:
         return sha256
 
 
-def write_component(folder: epath.PathLike, config: DiTConfig | VAEConfig | UMT5Config, params: Params):
+def write_component(folder: epath.PathLike, config: ComponentConfig, params: Params):
     """Writes a weight folder, which replaces an older one when it is complete.
 
     Every process calls it; process 0 writes, and holds one layer at a time.

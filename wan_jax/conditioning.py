@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wan_jax.models.dit import Context
 from wan_jax.typing import Float
 
 
@@ -24,12 +25,16 @@ class Conditioning:
         channels: what is appended to the noisy latents along channels, such as a mask and an encoded image.
         clean: latent frames at the start that are given: free of noise, at timestep 0, and not learned (Wan2.2,
             wan/textimage2video.py).
+        context: what a VACE model is given; see `wan_jax.vcu`.
+        image: CLIP's tokens of the pictures, one after the other, for transformers with an `image_dim`.
     """
 
     text: Float["b s d"]
     negative_text: Float["b s d"] | None = None
     channels: Float["b f h w m"] | None = None
     clean: Float["b g h w c"] | None = None
+    context: Context | None = None
+    image: Float["a i d"] | None = None
 
 
 def text_to_video(latents: Float["b f h w c"], text: Float["b s d"], key: jax.Array) -> Conditioning:

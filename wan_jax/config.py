@@ -44,7 +44,7 @@ class _Component:
         return {
             f.metadata.get("json", f.name): getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if not (f.metadata.get("ours") and getattr(self, f.name) == f.default)
+            if not (f.metadata.get("omit_default") and getattr(self, f.name) == f.default)
         } | self.FIXED
 
 
@@ -61,22 +61,43 @@ class DiTConfig(_Component):
     text_dim: int = 4096
     freq_dim: int = 256
     eps: float = 1e-6
+    # Of the models that see pictures through CLIP (Wan2.1 image to video; Wan2.1, wan/modules/model.py): the width of
+    # its tokens, that of the model once more, and how many tokens get a position where these are of two pictures.
+    image_dim: int | None = None
+    added_kv_proj_dim: int | None = None
+    pos_embed_seq_len: int | None = None
+    # Entries that other models' files lack are left out where they have their default.
     # Tokens of every prompt, padding included, which the transformer attends to.  Diffusers has it as an argument.
-    text_len: int = field(default=512, metadata={"ours": True})
+    text_len: int = field(default=512, metadata={"omit_default": True})
+    # VACE (arXiv:2503.07598): the blocks that a hint is added after, and channels of what the hints are made from.
+    vace_layers: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
+    vace_in_channels: int = field(default=96, metadata={"omit_default": True})
 
     FIXED = {
         "patch_size": (1, 2, 2),
         "qk_norm": "rms_norm_across_heads",
         "cross_attn_norm": True,
-        "added_kv_proj_dim": None,
-        "image_dim": None,
-        "pos_embed_seq_len": None,
     }
     IGNORED = frozenset({"rope_max_seq_len"})  # our tables are made for the grid at hand
+
+    def __post_init__(self):
+        layers = self.vace_layers
+        if list(layers) != sorted(set(layers)) or (layers and not 0 <= layers[0] <= layers[-1] < self.num_layers):
+            raise WanError(f"vace_layers={list(layers)} are not rising numbers of the {self.num_layers} layers")
+        if self.added_kv_proj_dim != (None if self.image_dim is None else self.dim):
+            raise WanError(
+                f"added_kv_proj_dim={self.added_kv_proj_dim} does not go with image_dim={self.image_dim}: it is the "
+                f"width, {self.dim}, where the model is shown pictures, else null"
+            )
 
     @property
     def dim(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def num_blocks(self) -> int:
+        """Those that make hints included."""
+        return self.num_layers + len(self.vace_layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +168,29 @@ class UMT5Config(_Component):
     IGNORED = None  # transformers writes dozens of generation settings
 
 
+@dataclass(frozen=True, kw_only=True)
+class CLIPConfig(_Component):
+    """CLIP's vision tower (Wan2.1, wan/modules/clip.py).  Defaults: ViT-H/14."""
+
+    hidden_size: int = 1280
+    intermediate_size: int = 5120
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    image_size: int = 224
+    patch_size: int = 14
+    layer_norm_eps: float = 1e-5
+
+    FIXED = {"hidden_act": "gelu", "num_channels": 3}
+    IGNORED = None  # transformers writes settings of training, and of the projection
+
+    @property
+    def num_tokens(self) -> int:
+        """Of a picture: one for each square, and the class token."""
+        return 1 + (self.image_size // self.patch_size) ** 2
+
+
+ComponentConfig = DiTConfig | VAEConfig | UMT5Config | CLIPConfig
+
 NEGATIVE_PROMPT = (  # the official default for text and image to video (Wan2.2, wan/configs/shared_config.py)
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
     "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"
@@ -173,6 +217,7 @@ class Sampling:
 class WanConfig:
     """A released model: its parts, how it is sampled, and where its weights are.
 
+    `image_encoder` is there where the transformer sees pictures through it.
     `boundary_ratio` is the noise threshold between the experts as a fraction of 1000; None means one expert.
     `expand_timesteps` (TI2V-5B): every token is told a noise level of its own, so that some may be clean.
     """
@@ -182,6 +227,7 @@ class WanConfig:
     transformer: DiTConfig
     vae: VAEConfig = VAEConfig()
     text_encoder: UMT5Config = UMT5Config()
+    image_encoder: CLIPConfig | None = None
     boundary_ratio: float | None = None
     expand_timesteps: bool = False
     sampling: Sampling = Sampling()
@@ -190,6 +236,11 @@ class WanConfig:
     def shows_images_as_channels(self) -> bool:
         """Whether the transformer is given a mask and encoded frames beside the noisy latents: image to video."""
         return self.transformer.in_channels == 2 * self.vae.z_dim + self.vae.temporal_factor
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether the transformer is given frames to keep or to follow, with masks, and references: VACE."""
+        return bool(self.transformer.vace_layers)
 
     @property
     def transformers(self) -> tuple[str, ...]:

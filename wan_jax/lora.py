@@ -53,7 +53,7 @@ class LoraConfig:
             raise WanError(f"lora.targets={self.targets!r} is not a regular expression ({error})") from None
 
 
-_KERNEL = re.compile("blocks/.*/kernel")
+_KERNEL = re.compile("(vace/)?blocks/.*/kernel")
 
 
 def init(config: LoraConfig, abstract: Params, key: jax.Array) -> Params:
@@ -178,10 +178,11 @@ def _file_names(transformer: DiTConfig, layout: Literal["original", "diffusers"]
     from convert.dit import dit_rules  # above us in the tree, and only needed for files
 
     rules = [rule for rule in dit_rules(transformer) if _KERNEL.fullmatch(rule.path)]
+    counts = {"blocks": transformer.num_layers, "vace": len(transformer.vace_layers)}
     return {
         _PREFIXES[layout] + name.removesuffix(".weight"): (rule, layer)
         for rule in rules
-        for layer, name in enumerate(rule.names(layout, transformer.num_layers))
+        for layer, name in enumerate(rule.names(layout, counts[rule.path.split("/")[0]]))
     }
 
 

@@ -31,19 +31,23 @@ from wan_jax.typing import Params
 AXES = ("data", "fsdp", "context", "tensor")
 _PIECES = ("fsdp", "context")
 
-# Letters: l layers, c model width, m feed-forward width, t text width, k heads, v vocabulary, r rank.
+# Letters: l layers, c model width, m feed-forward width, t text width, i that of CLIP's tokens, k heads, v vocabulary,
+# r rank.
 RULES = (
-    (r"blocks/.*attn/[qkv]/kernel", P(None, _PIECES, "tensor")),  # [l c c]
-    (r"blocks/.*attn/o/kernel", P(None, "tensor", _PIECES)),  # [l c c]
-    (r"blocks/ffn_(in|gate)/kernel", P(None, _PIECES, "tensor")),  # [l c m]
-    (r"blocks/ffn_out/kernel", P(None, "tensor", _PIECES)),  # [l m c]
-    (r"blocks/.*attn/([qkv]/bias|norm_[qk]/scale)", P(None, "tensor")),  # [l c]
-    (r"blocks/ffn_(in|gate)/bias", P(None, "tensor")),  # [l m]
-    (r"blocks/.*/lora_a", P(None, _PIECES)),  # [l c r], [l m r]
-    (r"blocks/.*/lora_b", P(None, None, _PIECES)),  # [l r c], [l r m]
-    (r"blocks/.*attn/position_bias", P(None, None, "tensor")),  # [l buckets k]
-    (r"blocks/.*", P()),  # [l c], [l 6 c]
+    (r"(vace/)?blocks/.*attn/[qkv]/kernel", P(None, _PIECES, "tensor")),  # [l c c]
+    (r"(vace/)?blocks/.*attn/o/kernel", P(None, "tensor", _PIECES)),  # [l c c]
+    (r"vace/blocks/after_proj/kernel", P(None, _PIECES, "tensor")),  # [l c c]
+    (r"(vace/)?blocks/ffn_(in|gate)/kernel", P(None, _PIECES, "tensor")),  # [l c m]
+    (r"(vace/)?blocks/ffn_out/kernel", P(None, "tensor", _PIECES)),  # [l m c]
+    (r"(vace/)?blocks/.*attn/([qkv]/bias|norm_[qk]/scale)", P(None, "tensor")),  # [l c]
+    (r"(vace/)?blocks/ffn_(in|gate)/bias", P(None, "tensor")),  # [l m]
+    (r"(vace/)?blocks/.*/lora_a", P(None, _PIECES)),  # [l c r], [l m r]
+    (r"(vace/)?blocks/.*/lora_b", P(None, None, _PIECES)),  # [l r c], [l r m]
+    (r"(vace/)?blocks/.*attn/position_bias", P(None, None, "tensor")),  # [l buckets k]
+    (r"(vace/)?blocks/.*", P()),  # [l c], [l 6 c]
     (r"(text_in|text_out|time_in|time_out|time_proj)/kernel", P(None, (*_PIECES, "tensor"))),  # [t c], [c c], [c 6c]
+    (r"vace/before_proj/kernel", P(None, (*_PIECES, "tensor"))),  # [c c]
+    (r"image_embedding/proj_(in|out)/kernel", P(None, (*_PIECES, "tensor"))),  # [i i], [i c]
     (r"token_embedding/embedding", P(None, (*_PIECES, "tensor"))),  # [v t]
     (r".*", P()),  # patch embedding, head, norms, biases, and the autoencoder, which is split over space
 )
@@ -196,6 +200,13 @@ def latent_spec(shape: tuple[int, ...]) -> P:
     rows = fitting(P(None, None, cut.sequence), shape, mesh)[2] or ()
     columns = tuple(axis for axis in cut.sequence if axis not in rows)
     return fitting(P(cut.batch, None, rows, columns), shape, mesh)
+
+
+def token_spec(shape: tuple[int, ...]) -> P:
+    """How tokens [b n c] lie in a kernel: cut as `split` says, where that makes equal pieces."""
+    mesh, cut = ambient_mesh(), split(shape[0])
+    spec = P(cut.batch, cut.sequence)
+    return spec if mesh is None else fitting(spec, shape, mesh)
 
 
 def text_spec(shape: tuple[int, ...]) -> P:

@@ -21,13 +21,15 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from wan_jax.errors import WanError
-from wan_jax.typing import Float
+from wan_jax.typing import Float, Int, typechecked
 
 DEFAULT_FPS = 16  # Wan's own, but for the 5B model's 24
 # Of the files in a folder, these are taken for videos.
 SUFFIXES = (".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+_ROUNDING = 1e-3  # seconds: Matroska's clock
 _BT709 = 1  # in each of FFmpeg's enumerations: matrix, primaries, transfer
 _LIMITED_RANGE = 1
+_ROUNDING = 1e-3  # seconds: Matroska's clock
 # libswscale's flags for bicubic, interpolated chroma and exact rounding; its default repeats chroma samples (-10 dB).
 _SMOOTH = 0x4 | 0x2000 | 0x40000
 _X264 = {
@@ -102,6 +104,21 @@ def frame_times(path: str | os.PathLike) -> Float[" f"]:
         if None in shown:  # containers without timestamps have a constant rate
             return np.arange(len(shown)) / float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
         return np.sort(shown) * float(stream.time_base)
+
+
+@typechecked
+def nearest_frames(times: Float[" n"], fps: int | float) -> Int[" m"]:
+    """For every tick of a clock that runs while the video does, the frame nearest in time; the earlier of two.
+
+    Args:
+        times: when each frame is shown, in seconds.
+        fps: ticks in a second.
+    """
+    times = times - times[0]
+    last = np.median(np.diff(times)) if len(times) > 1 else 1 / fps
+    ticks = np.arange(max(np.ceil((times[-1] + last - _ROUNDING) * fps), 1)) / fps
+    middles = (times[1:] + times[:-1]) / 2
+    return np.searchsorted(middles + _ROUNDING, ticks)
 
 
 def export_to_video(

@@ -73,8 +73,9 @@ def test_sources_that_are_none(source, tmp_path, capsys):
 @pytest.mark.parametrize(
     "file, entries, model",
     [
-        ("transformer/config.json", {"image_dim": 1280, "in_channels": 36}, "Wan2.1 image to video"),
-        ("transformer/config.json", {"vace_layers": [0, 5]}, "VACE"),
+        ("transformer/config.json", {"image_dim": 1280, "in_channels": 36}, "added_kv_proj_dim=None does not go"),
+        ("transformer/config.json", {"image_dim": 1280, "added_kv_proj_dim": 24}, "the image encoder is missing"),
+        ("transformer/config.json", {"vace_layers": [0, 5]}, "not rising numbers of the 3 layers"),
         ("transformer/config.json", {"motion_encoder_dim": 512}, "Animate"),
         ("transformer/config.json", {"qk_norm": "layer_norm"}, "qk_norm"),
         ("transformer/config.json", {"pooled_projection_dim": 768}, "another model"),

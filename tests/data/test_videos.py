@@ -9,9 +9,9 @@ from PIL import Image
 
 from tests.data.made import numbered, numbers, write_timed
 from wan_jax.data.buckets import Bucket
-from wan_jax.data.videos import cover, measure, nearest_frames, read_clip
+from wan_jax.data.videos import cover, measure, read_clip
 from wan_jax.errors import WanError
-from wan_jax.video_io import export_to_video, frame_times
+from wan_jax.video_io import export_to_video, frame_times, nearest_frames
 
 
 def nearest(times: list[Fraction], end: Fraction, fps: Fraction) -> list[int]:

@@ -1,5 +1,6 @@
 """Checkpoints that PyTorch wrote: Diffusers' own, and the same weights in the original release's files."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -89,7 +90,7 @@ def original_config(module: torch.nn.Module, kind: str) -> dict:
 def stacked_names(name: str) -> dict[str, str]:
     """Diffusers → original, with {i} for the layer."""
     rows = json.loads((KEYS / f"{name}.json").read_text())["tensors"]
-    return {row["diffusers"]: row["original"] for row in rows}
+    return {row["diffusers"]: row["original"] for row in rows if "original" in row}
 
 
 def renamed(module: torch.nn.Module, names: dict[str, str], drop=frozenset()) -> dict[str, torch.Tensor]:
@@ -128,6 +129,51 @@ def test_ti2v_in_both_layouts(tmp_path):
     a, b = (checkpoint.read_model(tmp_path / name) for name in "ab")
     assert a == b and a.vae.spatial_factor == 16 and a.expand_timesteps
     assert checkpoint.fingerprint(tmp_path / "a") == checkpoint.fingerprint(tmp_path / "b")
+
+
+def test_first_and_last_frame_in_both_layouts(tmp_path):
+    """With CLIP: its original file holds queries, keys and values in one tensor, and a text tower."""
+    pipe, folder = reference.pipeline(tmp_path, experts=1, kind="flf2v"), tmp_path / "original"
+    vae = reference.randomize(diffusers.AutoencoderKLWan(base_dim=4, num_res_blocks=2), 2)  # the real numbering
+    vae.save_pretrained(tmp_path / "model" / "vae")
+    folder.mkdir()
+    save_file(renamed(pipe.transformer, stacked_names("flf2v21_14b")), folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(original_config(pipe.transformer, "flf2v")))
+    names = {theirs: ours for ours, theirs in json.loads((KEYS / "vae21_names.json").read_text()).items()}
+    torch.save(renamed(vae, names), folder / "Wan2.1_VAE.pth")
+    encoder = renamed(pipe.text_encoder, stacked_names("umt5_xxl"), drop={"encoder.embed_tokens.weight"})
+    torch.save(encoder, folder / "models_t5_umt5-xxl-enc-bf16.pth")
+    shutil.copytree(tmp_path / "model" / "tokenizer", folder / "google" / "umt5-xxl")
+    torch.save(original_clip(reference.clip()), folder / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
+    for src, dst in ((tmp_path / "model", "a"), (folder, "b")):
+        convert(str(src), str(tmp_path / dst), dtype="float32", quiet=True)
+    a, b = (checkpoint.read_model(tmp_path / name) for name in "ab")
+    heads = a.image_encoder.num_attention_heads  # which no shape tells
+    assert a == dataclasses.replace(b, image_encoder=dataclasses.replace(b.image_encoder, num_attention_heads=heads))
+    assert a.transformer.pos_embed_seq_len == 10 and a.sampling.flow_shift == 16
+    assert checkpoint.fingerprint(tmp_path / "a") == checkpoint.fingerprint(tmp_path / "b")
+    export(str(tmp_path / "a"), str(tmp_path / "back"))
+    again = diffusers.WanImageToVideoPipeline.from_pretrained(tmp_path / "back")
+    tower = reference.clip().vision_model.state_dict()
+    assert all(torch.equal(tower[name], value) for name, value in again.image_encoder.state_dict().items())
+
+
+def original_clip(model: transformers.CLIPVisionModelWithProjection) -> dict[str, torch.Tensor]:
+    """As Wan2.1, wan/modules/clip.py, has it."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    names, out = stacked_names("clip_vit_h14"), {"log_scale": torch.ones(()), "textual.norm.weight": torch.ones(3)}
+    for name, value in state.items():
+        layer = re.search(r"layers\.(\d+)\.", name)
+        pattern = name if layer is None else name.replace(layer[0], "layers.{i}.")
+        if pattern not in names:
+            continue
+        if "q_proj" in name:
+            value = torch.cat([state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+        out[names[pattern].replace("{i}", layer[1] if layer else "")] = value
+    out["visual.cls_embedding"], out["visual.pos_embedding"] = (
+        out[f"visual.{name}_embedding"].reshape(1, -1, model.config.hidden_size) for name in ("cls", "pos")
+    )
+    return out
 
 
 def test_parameters_are_those_of_the_modules(source):

@@ -14,7 +14,7 @@ from wan_jax.models.dit import DiT, abstract_params
 TOLERANCE = 1e-5
 
 
-def velocities(torch_dit, grid, timestep, token_timestep=None, row=None, batch=2, text_length=12):
+def velocities(torch_dit, grid, timestep, token_timestep=None, row=None, batch=2, text_length=12, images=0):
     """(ours, theirs), both [b, f, h, w, c], for one random input."""
     config = DiTConfig.from_json(dict(torch_dit.config), "transformer/config.json")
     params = reference.params_of(torch_dit, dit_rules(config), abstract_params(config))
@@ -22,14 +22,21 @@ def velocities(torch_dit, grid, timestep, token_timestep=None, row=None, batch=2
     latents = rng.standard_normal((batch, *grid, config.in_channels), np.float32)
     text = rng.standard_normal((batch, text_length, config.text_dim), np.float32)
     text[:, text_length // 2 :] = 0  # the padding takes part in cross-attention
+    given, shown = {}, {}
+    if images:
+        tokens = rng.standard_normal((batch * images, 7, config.image_dim), np.float32)
+        tokens *= np.float32(0.05)  # so small that the norm's epsilon matters
+        given["encoder_hidden_states_image"] = torch.from_numpy(tokens)
+        shown["image"] = tokens.reshape(batch, -1, config.image_dim)
     with torch.no_grad():
         theirs = torch_dit(
             hidden_states=torch.from_numpy(latents).permute(0, 4, 1, 2, 3),
             timestep=torch.from_numpy(timestep[:, 0] if token_timestep is None else token_timestep),
             encoder_hidden_states=torch.from_numpy(text),
             return_dict=False,
+            **given,
         )[0]
-    ours = DiT(config, jnp.float32).apply({"params": params}, latents, timestep.astype(np.float32), text, row)
+    ours = DiT(config, jnp.float32).apply({"params": params}, latents, timestep.astype(np.float32), text, row, **shown)
     return ours, theirs.permute(0, 2, 3, 4, 1)
 
 
@@ -43,6 +50,16 @@ def velocities(torch_dit, grid, timestep, token_timestep=None, row=None, batch=2
 )
 def test_velocity(config, grid):
     ours, theirs = velocities(reference.dit(**config), grid, np.array([[999], [437]]))
+    assert relative_error(ours, theirs) <= TOLERANCE
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_pictures_through_clip(images):
+    """As Wan2.1 image to video is shown them; Diffusers takes what is before the last 512 tokens for pictures."""
+    positions = {"pos_embed_seq_len": 2 * 7} if images == 2 else {}
+    config = {"in_channels": 36, "image_dim": 20, "added_kv_proj_dim": 24} | positions
+    options = {"text_length": 512, "images": images}
+    ours, theirs = velocities(reference.dit(**config), (3, 4, 6), np.array([[999], [437]]), **options)
     assert relative_error(ours, theirs) <= TOLERANCE
 
 

@@ -123,6 +123,24 @@ def test_hundred_steps_at_shift_twelve(pipe):
     assert np.isfinite(pipe("a", output_type="latent", **options).frames).all()
 
 
+def test_a_video_is_fitted(pipe, tmp_path):
+    """To the model's 16 frames a second, to 4n + 1 of them, and to its area in the video's own shape."""
+    clip = np.random.default_rng(0).random((18, 48, 80, 3)).astype(np.float32)
+    export_to_video(clip, tmp_path / "clip.mp4", fps=24)  # for which every third frame is left out
+    small = dict(num_inference_steps=3, guidance_scale=1.0, output_type="latent")
+    made = pipe("a", video=tmp_path / "clip.mp4", **small)
+    assert made.frames.shape == (1, 16, 3, 12, 20)
+    said = made.settings[0]
+    assert (said["num_frames"], said["width"], said["height"], said["strength"]) == (9, 160, 96, 0.8)
+    assert len(said["video"]) == 12
+    as_frames = np.stack(list(read_video(tmp_path / "clip.mp4")))[[0, 1, 3, 4, 6, 7, 9, 10, 12]]
+    with pytest.warns(UserWarning, match="the video of 80x48 is stretched to 64x64"):
+        square = pipe("a", video=as_frames, width=64, height=64, **small)
+    assert square.settings[0]["video"] == said["video"]
+    np.testing.assert_array_equal(pipe("a", video=list(as_frames), **small).frames, made.frames)
+    assert np.abs(pipe("a", video=as_frames, **small | {"num_frames": 5}).frames - made.frames[:, :, :2]).max() > 0
+
+
 def test_settings_travel_in_the_file(pipe, tmp_path):
     out = pipe("一只猫", **SMALL)
     export_to_video(out.frames[0], tmp_path / "a.mp4", metadata=out.settings[0])
@@ -148,6 +166,12 @@ def test_settings_travel_in_the_file(pipe, tmp_path):
         ({"prompt": []}, "prompt=\\[\\]"),
         ({"latents": np.zeros((1, 16, 2, 4, 4))}, "expected \\[1, 16, 2, 4, 6\\]"),
         ({"image": "cat.png"}, "image: untrained takes no image"),
+        ({"video": np.zeros((3, 32, 48, 3), np.uint8)}, "num_frames=5: the video has 3 frames at 16 frames a second"),
+        ({"video": "no.mp4"}, "cannot read no.mp4"),
+        ({"video": np.zeros((9, 32, 48, 4), np.uint8)}, "video: expected"),
+        ({"video": np.zeros((9, 32, 48, 3), np.uint8), "strength": 0.1}, "strength=0.1 .* leave at least one of 6"),
+        ({"video": np.zeros((9, 32, 48, 3), np.uint8), "strength": 1.5}, "strength=1.5 must be at most 1"),
+        ({"strength": 0.5}, "strength: .* give a video too"),
         ({"output_type": "jpeg"}, "output_type='jpeg'"),
     ],
 )

@@ -12,7 +12,7 @@ BATCH, FRAMES, HEIGHT, WIDTH, CHANNELS = 2, 3, 4, 6, 5
 SIGMA = np.array([0.93, 0.31], np.float32)
 
 
-def predict(latents, timestep, text, row):
+def predict(latents, timestep, text, row, context):
     """A network that depends on all that it is told, on the time of each token too."""
     time = timestep if row is None else timestep[:, row]
     time = jnp.broadcast_to(time, (BATCH, FRAMES * HEIGHT // 2 * WIDTH // 2)).reshape(BATCH, FRAMES, HEIGHT // 2, -1)
@@ -56,7 +56,7 @@ def test_clean_frames_are_shown_as_they_are():
     clean, noise, text, _ = batch()
     seen = {}
 
-    def look(latents, timestep, text, row):
+    def look(latents, timestep, text, row, context):
         seen.update(latents=latents, timestep=timestep[:, row].reshape(BATCH, FRAMES, -1))
         return jnp.zeros_like(latents).at[:, 0].set(jnp.nan)
 

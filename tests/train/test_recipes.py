@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 import configs
@@ -10,6 +11,7 @@ from wan_jax import cli
 from wan_jax.errors import WanError
 from wan_jax.models import dit
 from wan_jax.train.config import TrainConfig
+from wan_jax.train.models import network_shapes, split
 from wan_jax.train.recipes import load_recipe, override
 
 RECIPES = sorted(path.stem for path in Path(configs.__path__[0]).glob("train_*.py"))
@@ -32,6 +34,16 @@ def test_experts():
     high, low = load_recipe("train_wan22_t2v")
     assert (high.component, high.init, high.noise_range) == ("transformer", None, (0.875, 1.0))
     assert (low.component, low.init, low.noise_range) == ("transformer_2", "wan21_t2v_14b", (0.0, 0.875))
+
+
+def test_the_context_branch_alone():
+    """VACE's recipe: all of its weights and none of the denoiser's."""
+    (run,) = load_recipe("train_wan21_vace")
+    shapes = network_shapes(run, False)
+    trained, frozen = split(run, shapes)
+    assert trained == {"transformer": {"vace": shapes["transformer"]["vace"]}}
+    assert sum(x.size for x in jax.tree.leaves(trained)) == pytest.approx(0.73e9, rel=0.01)
+    assert sum(x.size for x in jax.tree.leaves(frozen)) == pytest.approx(1.42e9, rel=0.01)
 
 
 def test_changes(tmp_path):

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from wan_jax.cli import editing
+from wan_jax.cli.editing import NO_EDITING, Editing
+from wan_jax.cli.longer import ONE_SEGMENT, Longer
 from wan_jax.cli.options import Mesh, Switch, flag, parse_size, print_result
 from wan_jax.errors import WanError
 
@@ -27,6 +30,8 @@ def generate(
     negative_prompt: Annotated[str | None, flag("TEXT", "Wan's own")] = None,
     dtype: Annotated[str | None, flag("NAME", "bfloat16; float32 on CPU")] = None,
     mesh: Mesh = None,
+    edit: Annotated[Editing, tyro.conf.arg(name="")] = NO_EDITING,
+    longer: Annotated[Longer, tyro.conf.arg(name="")] = ONE_SEGMENT,
     out: Annotated[str, flag("FILE", "out.mp4")] = "out.mp4",
     sheet: Annotated[Path | None, flag("FILE", "none")] = None,
     source: Annotated[str | None, flag("FILE", "none", name="from")] = None,
@@ -41,6 +46,12 @@ def generate(
 
     python -m wan_jax generate --prompt "The cat looks up" --image cat.jpg --model Wan-AI/Wan2.2-I2V-A14B-Diffusers
 
+    python -m wan_jax generate --prompt "a red kite" --video sky.mp4 --box 200,80,160,120 --model wan21_vace_1_3b
+
+    python -m wan_jax generate --prompt "the same street in snow" --video street.mp4 --strength 0.6
+
+    python -m wan_jax generate --prompt "a boat leaves the harbour" --then "it meets a storm" --model wan21_vace_1_3b
+
     python -m wan_jax generate --from out.mp4 --seed 7 --out again.mp4
 
     Args:
@@ -48,8 +59,8 @@ def generate(
         model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or wan_mini.
         image: the first frame, for a model that takes one.
         last_image: the last frame, for a model that takes one.
-        size: width and height in pixels, multiples of 16 (of TI2V-5B: 32); otherwise those of --image, at the model's
-            area.
+        size: width and height in pixels, multiples of 16 (of TI2V-5B: 32); otherwise those of --image or --video, at
+            the model's area.
         frames: number of frames, 4n + 1.
         steps: denoising steps.
         seed: of the starting noise.
@@ -67,7 +78,7 @@ def generate(
     """
     from wan_jax import video_io, weights
     from wan_jax.cluster import is_leader
-    from wan_jax.pipelines import pictures
+    from wan_jax.pipelines import long_video, tasks
     from wan_jax.pipelines.contact_sheet import write_frames
     from wan_jax.pipelines.loading import read_config
     from wan_jax.pipelines.request import Request
@@ -102,25 +113,42 @@ def generate(
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise WanError(f"cannot write {sheet}: --sheet makes a .png file")
     config = read_config(model)
-    shown = pictures.read(config, image, last_image)
-    options["height"], options["width"] = pictures.size(config, shown, height, width)
-    Request.make(config, **options)
-    _check_pictures(settings, shown, source)
+    edited, task = editing.arguments(config, edit, image, last_image, (width, height), options["num_frames"])
+    if config.takes_context:
+        edited["conditioning_scale"] = chosen(edited.get("conditioning_scale"), "conditioning_scale", 1.0)
+    elif edited.get("video") is not None:
+        edited["strength"] = chosen(edited.get("strength"), "strength")
+    given = tasks.read(config, image=image, last_image=last_image, **edited, num_frames=options["num_frames"])
+    options |= given.fields(config, height, width, options["num_frames"])
+    request = Request.make(config, **options)
+    _check_given(settings, given.digests(), source)
+    prompts = longer.prompts(prompt, settings)
+    if len(prompts) > 1:
+        long_video.overlap_of(config, longer.overlap, request.num_frames)
     started = time.monotonic()
     pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"), mesh)
     if "checkpoint" in settings and settings["checkpoint"] != pipe.fingerprint:  # which waits for all weights
         print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
     loaded = time.monotonic()
-    result = pipe(**options, image=image, last_image=last_image)
-    made = result.settings[0] | {"model": model}
-    if (said := _note(model, prompt)) is not None:
-        made["note"] = said
+    print(f"task: {task}", file=sys.stderr)
+    about = {"model": model}
+    if (said := _note(model, " ".join(prompts))) is not None:
+        about["note"] = said
         print(f"note: {said}", file=sys.stderr)
-    if not is_leader():
-        return
-    video_io.export_to_video(result.frames[0], out, metadata=made if metadata else None)
+    options |= edited | {"image": image, "last_image": last_image}
+    if len(prompts) > 1:
+        del options["prompt"]
+        overlap = chosen(longer.overlap, "overlap")
+        made = long_video.write_long_video(pipe, out, prompts, overlap, longer.restart, about, metadata, **options)
+        shown = sheet and _some_frames(out)
+    else:
+        result = pipe(**options)
+        made, shown = result.settings[0] | about, result.frames[0]
+        if not is_leader():
+            return
+        video_io.export_to_video(shown, out, metadata=made if metadata else None)
     if sheet is not None:
-        write_frames(sheet, result.frames[0])
+        write_frames(sheet, shown)
     print_result(
         {
             "out": out,
@@ -129,10 +157,22 @@ def generate(
             "generate_s": round(time.monotonic() - loaded, 2),
             "settings": made,
         },
-        f"{out}: {made['num_frames']} frames of {made['width']}x{made['height']}, seed {made['seed']}, "
+        f"{out}: {f'{len(prompts)} segments of ' if len(prompts) > 1 else ''}{made['num_frames']} frames of "
+        f"{made['width']}x{made['height']}, seed {made['seed']}, "
         f"{time.monotonic() - started:.1f} s",
         json,
     )
+
+
+def _some_frames(path: str):
+    """Of a video that may be too long for the memory, as many as a sheet shows."""
+    import numpy as np
+
+    from wan_jax.pipelines.contact_sheet import SHEET
+    from wan_jax.video_io import frame_times, read_video
+
+    chosen = set(np.linspace(0, len(frame_times(path)) - 1, SHEET).round().astype(int))
+    return np.stack([frame for i, frame in enumerate(read_video(path)) if i in chosen]) / np.float32(255)
 
 
 def _note(model: str, prompt: str) -> str | None:
@@ -169,13 +209,12 @@ def _stored_settings(path: str) -> dict[str, Any]:
     return settings
 
 
-def _check_pictures(settings: dict[str, Any], shown: Any, source: str | None):
-    """The file knows its pictures by their digests alone."""
-    given = {} if shown is None else shown.digests()
-    for name in ("image", "last_image"):
-        if name in settings and settings[name] != given.get(name):
-            flag = name.replace("_", "-")
-            raise WanError(f"--from {source}: it was made with --{flag} of digest {settings[name]}; give that file")
+def _check_given(settings: dict[str, Any], digests: dict[str, Any], source: str | None):
+    """The file knows its pictures and clips by their digests alone."""
+    for name in ("image", "last_image", "video", "mask", "reference_images"):
+        if name in settings and settings[name] != digests.get(name):
+            given_by = "--" + name.removesuffix("_images").replace("_", "-")
+            raise WanError(f"--from {source}: it was made with {given_by} of digest {settings[name]}; give that again")
 
 
 def _guidance(text: str) -> tuple[float, float | None]:

@@ -22,6 +22,7 @@ def eval_mini(
     dtype: Annotated[str | None, flag("NAME", "bfloat16; float32 on CPU")] = None,
     out: Annotated[Path | None, flag("DIR", "nothing is written")] = None,
     rendered: Switch = False,
+    tasks: Switch = False,
     json: Switch = False,
 ):
     """Asks a model for what it was never trained on, and measures colour, shape, motion and more in its videos.
@@ -33,6 +34,8 @@ def eval_mini(
     python -m wan_jax eval-mini --model runs/models/wan_mini --experts swapped --steps 10
 
     python -m wan_jax eval-mini --rendered --prompts 500
+
+    python -m wan_jax eval-mini --model wan_mini --tasks --prompts 50
 
     Args:
         model: a checkpoint folder or a name from configs/.
@@ -46,18 +49,27 @@ def eval_mini(
         dtype: of the weights.
         out: a folder for mini.json and contact_sheet.png.
         rendered: measure clips that were drawn, not generated: all should be right.
+        tasks: measure what a VACE model makes of first frames, of masks, and of clips that it goes on with.
         json: print the result as JSON.
     """
+    from wan_jax.pipelines import eval_editing
     from wan_jax.pipelines.eval_mini import LANGUAGES, evaluate_prompts, evaluate_renders, table
 
+    if tasks and model is not None and not rendered:
+        report = eval_editing.evaluate_tasks(model, prompts, seed, steps, _dtype(dtype))
+        print_result(report, eval_editing.table(report), json)
+        return
     if rendered:
         report = evaluate_renders(prompts, seed)
     elif model is None:
         raise WanError("--model is missing: name the model to measure, or measure drawn clips with --rendered")
     else:
-        import jax
-
-        dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
         languages = LANGUAGES if language == "both" else (language,)
-        report = evaluate_prompts(model, prompts, languages, steps, guidance, experts, batch, seed, dtype, out)
+        report = evaluate_prompts(model, prompts, languages, steps, guidance, experts, batch, seed, _dtype(dtype), out)
     print_result(report, table(report), json)
+
+
+def _dtype(asked: str | None) -> str:
+    import jax
+
+    return asked or ("float32" if jax.default_backend() == "cpu" else "bfloat16")

@@ -17,6 +17,7 @@ def data(
     out: Annotated[str, tyro.conf.arg(metavar="DIR")],
     model: Annotated[str | None, flag("DIR|HUB_ID|NAME", "none: frames are kept")] = None,
     text: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: kept)")] = True,
+    units: Switch = False,
     fps: Annotated[float | None, flag("F", "16")] = None,
     area: Annotated[str | None, flag("WxH", "832x480")] = None,
     size: Annotated[str | None, flag("WxH[,WxH…]", "those of --area")] = None,
@@ -43,6 +44,7 @@ def data(
         out: the dataset's folder; may be a bucket.
         model: encode with this one: a checkpoint folder, a hub id, or a name from configs/.
         text: keep umT5 states of the captions; needless where the text encoder is trained too.
+        units: keep with each clip what a VACE model is shown of it, by a task drawn at random (wan_jax/data/units.py).
         fps: frames per second that clips are brought to.
         area: make sizes of about this area, at this aspect ratio, 4:3, 1:1, and all of them upright.
         size: make exactly these sizes, multiples of 16.
@@ -54,7 +56,6 @@ def data(
     """
     from wan_jax.cluster import is_leader, join_cluster
     from wan_jax.data.build import build, summary, table
-    from wan_jax.data.contents import Frames, Latents
     from wan_jax.data.sources import open_sources
 
     source = open_sources(
@@ -68,13 +69,23 @@ def data(
     if shard_mib < 1:
         raise WanError(f"--shard-mib {shard_mib}: a shard takes 1 MiB at least")
     join_cluster()
-    config = build(source, Latents(model, text) if model else Frames(), out, shard_mib << 20, restart)
+    config = build(source, _contents(model, text, units), out, shard_mib << 20, restart)
     if not is_leader():
         return
     skipped = config["skipped"]
     if skipped:
         print(f"skipped {len(skipped)} clips: {summary(skipped)}; see {out}/wan_jax.json", file=sys.stderr)
     print_result({"out": out} | config, f"{table(config)}\n{out}: {config['contents']}", json)
+
+
+def _contents(model: str | None, text: bool, units: bool):
+    from wan_jax.data.contents import Frames, Latents
+
+    if model is not None:
+        return Latents(model, text, units)
+    if units:
+        raise WanError("--units is about latents: name the model whose autoencoder makes them with --model")
+    return Frames()
 
 
 def train(

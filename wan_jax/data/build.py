@@ -64,6 +64,7 @@ def build(
     out = epath.Path(out)
     model = contents.model and contents.model["fingerprint"]
     asked = source.identity() | {"model": model, "text": contents.text, "shard_bytes": shard_bytes}
+    asked |= {"units": True} if contents.units else {}
     with _together():
         _check(out, asked, restart)
     with _together():
@@ -175,6 +176,7 @@ def _complete(out: epath.Path, planned: list[Shard], plan: dict[str, Any], sourc
         "model": contents.model,
         "text": contents.text,
         "text_len": contents.text_len,
+        "units": contents.units,
         "fps": source.fps,
         "splits": {split: asdict(bucket_of(split)) | {"clips": count} for split, count in clips.items()},
         "skipped": dict(sorted(skipped.items())),

@@ -1,6 +1,7 @@
 """What a dataset keeps of a clip: its frames, or what a model makes of them."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,12 +12,14 @@ import tensorflow_datasets as tfds
 from wan_jax import sharding
 from wan_jax.cache import cache_dir, enable_compilation_cache
 from wan_jax.data.buckets import Bucket
+from wan_jax.data.units import draw_canvas
 from wan_jax.models import streaming
 from wan_jax.models.umt5 import encode_prompt
 from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.loading import Model, Weights, locate, open_model
 from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.typing import Float, UInt8
+from wan_jax.vcu import StoredUnit, context_frames
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Frames:
 
     kind = "frames"
     model = None
-    text = False
+    text = units = False
     text_len = None
     no_text = None
 
@@ -55,15 +58,23 @@ class Frames:
 class Latents:
     """The mean of the autoencoder's posterior, normalised, and the umT5 states of the caption; both float16.
 
+    To train VACE models, also a condition unit of the clip; see `wan_jax.data.units`.
+
     Each process encodes clips of its own, on all of its devices.
     """
 
     kind = "latents"
 
-    def __init__(self, name: str, text: bool):
-        """`text`: whether to keep the states of the caption, and not the caption alone."""
+    def __init__(self, name: str, text: bool, units: bool = False):
+        """Units need nothing but the autoencoder, so any model with that of the VACE model will do.
+
+        Args:
+            name: of the model.
+            text: whether to keep the states of the caption, and not the caption alone.
+            units: whether to keep condition units.
+        """
         enable_compilation_cache()
-        self.text = text
+        self.text, self.units = text, units
         self._dtype = parse_dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
         self._vae_dtype = parse_dtype(default_vae_dtype())
         # In our layout, which knows its fingerprint before any weight is read.
@@ -77,7 +88,12 @@ class Latents:
         config = self._found.config
         latents = {"latents": _tensor((None, None, None, config.vae.z_dim), np.float16)}
         states = {"text": _tensor((None, config.text_encoder.d_model), np.float16)}
-        return latents | states if self.text else latents
+        mask_bytes = config.vae.spatial_factor**2 // 8
+        unit = {
+            "unit": _tensor((None, None, None, 2 * config.vae.z_dim), np.float16),
+            "unit_mask": _tensor((None, None, None, mask_bytes), np.uint8),
+        }
+        return latents | (states if self.text else {}) | (unit if self.units else {})
 
     @property
     def text_len(self) -> int:
@@ -87,9 +103,11 @@ class Latents:
     def record_bytes(self, bucket: Bucket) -> int:
         """At most so much is kept of a clip."""
         config = self._found.config
-        positions = ((bucket.frames - 1) // config.vae.temporal_factor + 1) * bucket.height * bucket.width
-        latents = positions // config.vae.spatial_factor**2 * config.vae.z_dim
-        return 2 * (latents + (self.text_len * config.text_encoder.d_model if self.text else 0))
+        area, z_dim = config.vae.spatial_factor**2, config.vae.z_dim
+        positions = ((bucket.frames - 1) // config.vae.temporal_factor + 1) * bucket.height * bucket.width // area
+        text = 2 * self.text_len * config.text_encoder.d_model if self.text else 0
+        unit = positions * (4 * z_dim + area // 8) if self.units else 0
+        return 2 * positions * z_dim + text + unit
 
     def prepare(self):
         """Reads the weights: every process calls it, as Orbax has them all read together."""
@@ -98,7 +116,8 @@ class Latents:
 
     def of(self, record: Record) -> dict[str, np.ndarray]:
         latents = {"latents": self._latents(record.frames)}
-        return latents | {"text": self._states(record.caption)} if self.text else latents
+        text = {"text": self._states(record.caption)} if self.text else {}
+        return latents | text | (self._unit(record) if self.units else {})
 
     @property
     def no_text(self) -> Float["s d"] | None:
@@ -119,11 +138,22 @@ class Latents:
         return self._found.tokenizer()
 
     def _latents(self, frames: UInt8["f h w 3"]) -> Float["f h w c"]:
+        return np.asarray(self._encode([frames[None] / np.float32(127.5) - 1], *frames.shape[:3])[0], np.float16)
+
+    def _unit(self, record: Record) -> dict[str, np.ndarray]:
+        """Of a task that depends on the clip's id alone."""
+        rng = np.random.default_rng(list(hashlib.sha256(record.id.encode()).digest()))
+        vae, size = self._vae.config, record.frames.shape[1:3]
+        canvas = draw_canvas(record.frames, vae.temporal_factor, rng)
+        frames = context_frames(lambda pieces, count: self._encode(pieces, count, *size), canvas, (), vae)
+        unit = StoredUnit.pack(frames[0], 2 * vae.z_dim)
+        return {"unit": unit.latents, "unit_mask": unit.mask}
+
+    def _encode(self, pieces: Iterable[Float["1 g h w 3"]], frames: int, height: int, width: int) -> jax.Array:
         with jax.set_mesh(self._mesh):
-            video = frames[None] / np.float32(127.5) - 1
-            count = 1 + (len(frames) - 1) // self._vae.config.temporal_factor
-            chunk = streaming.best_chunk(count, *frames.shape[1:3])
-            return np.asarray(streaming.encode(self._vae, self._weights["vae"], video, chunk)[0], np.float16)
+            chunk = streaming.best_chunk(1 + (frames - 1) // self._vae.config.temporal_factor, height, width)
+            chunks = streaming.encode_chunks(self._vae, self._weights["vae"], pieces, chunk)
+            return jax.numpy.concatenate(list(chunks), axis=1)
 
     def _states(self, caption: str) -> Float["s d"]:
         """Without the padding."""

@@ -27,6 +27,7 @@ from wan_jax.data.buckets import Bucket
 from wan_jax.errors import WanError
 from wan_jax.tokenizer import Tokenizer
 from wan_jax.typing import Bool, Float, Int, UInt8
+from wan_jax.vcu import StoredUnit
 
 _READING = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)  # batches that are read ahead
 _KEPT_BYTES = 4 << 30  # a split up to this size stays in memory
@@ -42,11 +43,13 @@ class Batch:
         ids: of the clips in the rows that this process holds, in order.
         latents: float32.
         captions: umT5 states, float32, zero past the end of a caption; or ids and mask of the tokens.
+        unit: what a VACE model is shown of each clip, where the dataset holds that.
     """
 
     ids: list[str]
     latents: Float["b f h w c"]
     captions: Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
+    unit: StoredUnit | None = None
 
 
 @dataclass(frozen=True)
@@ -231,12 +234,15 @@ def _latents(dataset: Dataset, tokenizer: Tokenizer | None) -> Stack:
         raise WanError(f"{dataset.folder} was built with --no-text: train the text encoder too, or build it again")
 
     def stack(records: Sequence[Record], _: Sequence[int]) -> Batch:
-        latents = np.stack([record["latents"] for record in records])
+        def stacked(name: str) -> np.ndarray:
+            return np.stack([record[name] for record in records])
+
         if tokenizer is None:
             captions = _padded([record["text"] for record in records], dataset.config["text_len"])
         else:
             captions = tokenizer([record["caption"].decode() for record in records])
-        return Batch(_ids(records), latents, captions)
+        unit = StoredUnit(stacked("unit"), stacked("unit_mask")) if dataset.config.get("units") else None
+        return Batch(_ids(records), stacked("latents"), captions, unit)
 
     return stack
 

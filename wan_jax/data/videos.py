@@ -8,10 +8,8 @@ from PIL import Image
 
 from wan_jax.data.buckets import Bucket
 from wan_jax.errors import WanError
-from wan_jax.typing import Float, Int, UInt8, typechecked
-from wan_jax.video_io import frame_times, read_video
-
-_ROUNDING = 1e-3  # seconds: Matroska's clock
+from wan_jax.typing import UInt8, typechecked
+from wan_jax.video_io import frame_times, nearest_frames, read_video
 
 
 def measure(path: Path, fps: float) -> tuple[int, int, int]:
@@ -38,21 +36,6 @@ def read_clip(path: Path, fps: float, bucket: Bucket) -> UInt8["f h w 3"]:
     if len(frames) < bucket.frames:
         raise WanError(f"cannot read {path}: damaged: {len(frames)} of {bucket.frames} frames")
     return np.stack(frames)
-
-
-@typechecked
-def nearest_frames(times: Float[" n"], fps: int | float) -> Int[" m"]:
-    """For every tick of a clock that runs while the video does, the frame nearest in time; the earlier of two.
-
-    Args:
-        times: when each frame is shown, in seconds.
-        fps: ticks in a second.
-    """
-    times = times - times[0]
-    last = np.median(np.diff(times)) if len(times) > 1 else 1 / fps
-    ticks = np.arange(max(np.ceil((times[-1] + last - _ROUNDING) * fps), 1)) / fps
-    middles = (times[1:] + times[:-1]) / 2
-    return np.searchsorted(middles + _ROUNDING, ticks)
 
 
 @typechecked

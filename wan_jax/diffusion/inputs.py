@@ -1,16 +1,18 @@
 """What the transformer sees of noisy latents: frames that are given stay clean, and conditions follow as channels."""
 
-import jax
 import jax.numpy as jnp
 
 from wan_jax.models.dit import PATCH
+from wan_jax.models.layers import repeated
 from wan_jax.typing import Float, Int, typechecked
 
 
 @typechecked
 def impose(latents: Float["b f h w c"], clean: Float["a g h w c"] | None) -> Float["b f h w c"]:
     """The latents with their first frames replaced by those that are given, for each of b/a groups of samples."""
-    return latents if clean is None else jnp.concatenate([_repeated(clean, latents), latents[:, clean.shape[1] :]], 1)
+    return (
+        latents if clean is None else jnp.concatenate([repeated(clean, len(latents)), latents[:, clean.shape[1] :]], 1)
+    )
 
 
 @typechecked
@@ -36,10 +38,5 @@ def network_inputs(
         timestep = jnp.concatenate([jnp.zeros_like(timestep), timestep], axis=1)
         row = jnp.repeat(jnp.arange(frames) >= clean.shape[1], height * width // PATCH**2).astype(jnp.int32)
     if channels is not None:
-        noisy = jnp.concatenate([noisy, _repeated(channels, noisy)], axis=-1)
+        noisy = jnp.concatenate([noisy, repeated(channels, len(noisy))], axis=-1)
     return noisy, timestep, row
-
-
-def _repeated(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Once for each part of a batch that holds prompts and then their negatives."""
-    return jnp.concatenate([x] * (len(like) // len(x)))

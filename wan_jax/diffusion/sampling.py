@@ -10,14 +10,18 @@ from wan_jax.config import DiTConfig
 from wan_jax.diffusion.guidance import guided_velocity
 from wan_jax.diffusion.inputs import impose, network_inputs
 from wan_jax.diffusion.solvers import SolverState, Steps, solver_step
-from wan_jax.models.dit import DiT, TextKV
+from wan_jax.models.dit import Context, DiT, TextKV
+from wan_jax.models.layers import repeated
 from wan_jax.typing import Float, Params
 
 
 @partial(jax.jit, static_argnames=("config", "dtype"))
-def encode_text(params: Params, text: Float["b s d"], *, config: DiTConfig, dtype) -> TextKV:
-    """The text keys and values of one expert, computed once for all of its steps."""
-    text = DiT(config, dtype).apply({"params": params}, text, method="encode_text")
+def encode_text(
+    params: Params, text: Float["b s d"], image: Float["a i d"] | None = None, *, config: DiTConfig, dtype
+) -> TextKV:
+    """The text keys and values of one expert, and those of CLIP's tokens, computed once for all of its steps."""
+    image = None if image is None else repeated(image, len(text))
+    text = DiT(config, dtype).apply({"params": params}, text, image, method="encode_text")
     return jax.tree.map(lambda x: sharding.constrain(x, *sharding.text_spec(x.shape)), text)
 
 
@@ -32,6 +36,7 @@ def denoise(
     guidance_scale: float | None,
     clean: Float["b g h w c"] | None = None,
     channels: Float["b f h w m"] | None = None,
+    context: Context | None = None,
     *,
     config: DiTConfig,
     dtype,
@@ -40,8 +45,8 @@ def denoise(
 
     The bounds are ordinary arguments, so that a single step, a whole segment and the other expert's segment all run
     the same executable.  `state` is donated.  A `guidance_scale` of None means one prediction a step, without
-    negative prompt.  `clean` and `channels`: see `wan_jax.conditioning`; the sample gets its clean frames back after
-    every step.
+    negative prompt.  `clean`, `channels` and `context`: see `wan_jax.conditioning`; the sample gets its clean frames
+    back after every step.
     """
     dit = DiT(config, dtype)
 
@@ -49,7 +54,7 @@ def denoise(
         def predict(latents: Float["b f h w c"]) -> Float["b f h w c"]:
             timestep = jnp.full(len(latents), steps.timestep[i], jnp.float32)
             latents, timestep, row = network_inputs(latents, timestep, clean, channels)
-            return dit.apply({"params": params}, latents, timestep, text, row, method="velocity")
+            return dit.apply({"params": params}, latents, timestep, text, row, context, method="velocity")
 
         state = solver_step(state, guided_velocity(predict, state.sample, guidance_scale), steps, i)
         state = state.replace(sample=impose(state.sample, clean))

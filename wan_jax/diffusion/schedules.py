@@ -21,6 +21,15 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def last(self, strength: float) -> "Schedule":
+        """What is left of a run that starts from a video, noised to the first level that stays.
+
+        Of N steps the last int(strength · N), as in Diffusers' WanVideoToVideoPipeline; the official code has no such
+        task.
+        """
+        skipped = len(self) - int(strength * len(self))
+        return Schedule(self.sigmas[skipped:], self.timesteps[skipped:])
+
 
 def make_schedule(num_steps: int, shift: float, grid: Grid = "wan", start: float = 1.0) -> Schedule:
     """N noise levels, shifted, then 0.

@@ -50,8 +50,10 @@ class SolverState:
         return cls(noise, *(jnp.zeros_like(noise) for _ in range(3)))
 
 
-def make_steps(solver: str, num_steps: int, shift: float, grid: Grid = "wan") -> tuple[Schedule, Steps]:
-    """The noise levels of a run and the solver's weights on them.
+def make_steps(
+    solver: str, num_steps: int, shift: float, grid: Grid = "wan", strength: float = 1.0
+) -> tuple[Schedule, Steps]:
+    """The noise levels of a run, or of the part of it that `strength` leaves, and the solver's weights on them.
 
     Raises:
         WanError: unknown solver or grid.
@@ -59,7 +61,7 @@ def make_steps(solver: str, num_steps: int, shift: float, grid: Grid = "wan") ->
     if solver not in SOLVERS:
         raise WanError(f"solver={solver!r} is unknown; use one of {', '.join(SOLVERS)}")
     method = SOLVERS[solver]
-    schedule = make_schedule(num_steps, shift, grid, method.FIRST_SIGMA)
+    schedule = make_schedule(num_steps, shift, grid, method.FIRST_SIGMA).last(strength)
     corrector, predictor = method.weights(schedule.sigmas.astype(np.float64))
     return schedule, Steps(
         timestep=schedule.timesteps,

@@ -27,9 +27,8 @@ def layer_norm(
         return (_normalise(x, eps) * scale + shift).astype(dtype)
 
     def kernel(x, scale, shift):
-        split = sharding.split(x.shape[0])
-        tokens = P(split.batch, split.sequence)
-        table = tokens if scale.shape[1] > 1 else P(split.batch)
+        tokens = sharding.token_spec(x.shape)
+        table = tokens if scale.shape[1] > 1 else P(tokens[0])
         run = partial(layer_norm_kernel, eps=eps, dtype=dtype)
         return sharding.shard_map(run, in_specs=(tokens, table, table), out_specs=tokens)(x, scale, shift)
 

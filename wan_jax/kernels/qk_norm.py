@@ -40,12 +40,12 @@ def qk_norm(
         return x.astype(dtype)
 
     def kernel(x, inverse, scale, *rope):
-        split = sharding.split(x.shape[0])
+        cut = sharding.token_spec(x.shape)
         features = sharding.dividing("tensor", heads)
-        tokens, angles = P(split.batch, split.sequence, features), P(split.sequence)
+        tokens, angles = P(*cut, features), P(cut[1])
         return sharding.shard_map(
             partial(qk_norm_kernel, dtype=dtype),
-            in_specs=(tokens, P(split.batch, split.sequence), P(features), *(angles for _ in rope)),
+            in_specs=(tokens, cut, P(features), *(angles for _ in rope)),
             out_specs=tokens,
         )(x, inverse, scale, *rope)
 

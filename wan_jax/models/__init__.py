@@ -1,16 +1,16 @@
-"""The networks: `dit` (the denoiser), `wan_vae` (video ↔ latents), `umt5` (text → states)."""
+"""The networks: `dit` (denoiser), `wan_vae` (video ↔ latents), `umt5` (text → states), `clip` (picture → tokens)."""
 
 import jax
 
-from wan_jax.config import DiTConfig, UMT5Config, VAEConfig
-from wan_jax.models import dit, umt5, wan_vae
+from wan_jax.config import CLIPConfig, ComponentConfig, DiTConfig, UMT5Config, VAEConfig
+from wan_jax.models import clip, dit, umt5, wan_vae
 from wan_jax.precision import storage_dtype
 from wan_jax.typing import Params
 
 
-def abstract_params(config: DiTConfig | VAEConfig | UMT5Config, dtype) -> Params:
+def abstract_params(config: ComponentConfig, dtype) -> Params:
     """The parameter tree of a network as shapes, with the dtypes in which `dtype` has it stored."""
-    network = {DiTConfig: dit, VAEConfig: wan_vae, UMT5Config: umt5}[type(config)]
+    network = {DiTConfig: dit, VAEConfig: wan_vae, UMT5Config: umt5, CLIPConfig: clip}[type(config)]
     return jax.tree_util.tree_map_with_path(
         lambda path, x: jax.ShapeDtypeStruct(x.shape, storage_dtype("/".join(key.key for key in path), dtype)),
         network.abstract_params(config),

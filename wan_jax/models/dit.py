@@ -25,14 +25,31 @@ from wan_jax.remat import BLOCK_INPUT, keep, remat
 from wan_jax.typing import Float, Int, typechecked
 
 PATCH = 2  # pixels of latent per token, along height and width
+_IMAGE_EPS = 1e-5  # of the norms around the projection of CLIP's tokens: not that of the others
 
 
 @flax.struct.dataclass
 class TextKV:
-    """The prompt as every block's cross-attention sees it."""
+    """The prompt as every block's cross-attention sees it; and the pictures, of a model that is shown some."""
 
     keys: Float["l b s c"]
     values: Float["l b s c"]
+    image: "TextKV | None" = None  # CLIP's tokens, in a model that is shown pictures
+    vace: "TextKV | None" = None  # for the blocks that make hints, in a model that has them
+
+
+@flax.struct.dataclass
+class Context:
+    """What a VACE model keeps, follows or resembles: `wan_jax.vcu` makes it.
+
+    Attributes:
+        frames: inactive and reactive latents and the folded mask, references in front; one for all samples, or one for
+            each of the b/a groups of a batch.
+        scale: factor of every hint, or one for all.
+    """
+
+    frames: Float["a f h w m"]
+    scale: Float["*k"]
 
 
 @typechecked
@@ -112,11 +129,13 @@ class Block(nn.Module):
         self.self_attn = Attention(self.config, self.dtype)
         self.norm_cross = LayerNorm(self.config.eps, self.dtype)
         self.cross_attn = Attention(self.config, self.dtype)
+        self.image_attn = Attention(self.config, self.dtype)  # its keys and values only, and where there are pictures
         self.ffn_in = dense(self.config.ffn_dim, self.dtype)
         self.ffn_out = dense(dim, self.dtype)
 
-    def text_kv(self, carry: None, text: Float["b s c"]) -> tuple[None, TextKV]:
-        return carry, TextKV(self.cross_attn.keys(text), self.cross_attn.values(text))
+    def text_kv(self, carry: None, text: Float["b s c"], image: Float["b i c"] | None) -> tuple[None, TextKV]:
+        pictures = None if image is None else TextKV(self.image_attn.keys(image), self.image_attn.values(image))
+        return carry, TextKV(self.cross_attn.keys(text), self.cross_attn.values(text), pictures)
 
     def __call__(
         self,
@@ -139,7 +158,10 @@ class Block(nn.Module):
         x = x + gate_sa * self.self_attn.o(h)
 
         q = self.cross_attn.queries(self.norm_cross(x))
-        x = x + self.cross_attn.o(cross_attention(q, text.keys, text.values, heads))
+        h = cross_attention(q, text.keys, text.values, heads)
+        if text.image is not None:
+            h = h + cross_attention(q, text.image.keys, text.image.values, heads)
+        x = x + self.cross_attn.o(h)
 
         h = layer_norm(x, 1 + scale_ff, shift_ff, self.config.eps, self.dtype)
         x = x + gate_ff * self.ffn_out(nn.gelu(self.ffn_in(h), approximate=True))
@@ -165,6 +187,35 @@ class Head(nn.Module):
         )(x)
 
 
+class ImageEmbedding(nn.Module):
+    """CLIP's tokens in the width of the model (Wan2.1, wan/modules/model.py, MLPProj)."""
+
+    config: DiTConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens: Float["b i d"]) -> Float["b i c"]:
+        if self.config.pos_embed_seq_len is not None:  # which tells the first picture from the last
+            shape = (self.config.pos_embed_seq_len, self.config.image_dim)
+            tokens = tokens + self.param("position", nn.initializers.zeros, shape)
+        h = LayerNorm(_IMAGE_EPS, self.dtype, name="norm_in")(tokens)
+        h = dense(self.config.image_dim, self.dtype, name="proj_in")(h)
+        h = dense(self.config.dim, self.dtype, name="proj_out")(nn.gelu(h, approximate=False))
+        return LayerNorm(_IMAGE_EPS, self.dtype, name="norm_out")(h)
+
+
+def stacked_blocks(block: type[Block], length: int, dit: "DiT", extra_axes: tuple = ()) -> nn.Module:
+    """So many blocks under one scan.  `extra_axes`: of arguments that the block takes after those of `Block`."""
+    stacked = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}, "length": length}
+    return nn.scan(
+        remat(block, dit.remat, static_argnums=(6,)),  # `length`
+        methods={
+            "text_kv": {**stacked, "in_axes": (nn.broadcast, nn.broadcast)},
+            "__call__": {**stacked, "in_axes": (0, *[nn.broadcast] * 4, *extra_axes)},
+        },
+    )(dit.config, dit.dtype)
+
+
 class DiT(nn.Module):
     """The diffusion transformer.  `dtype` is that of the matrix products; `remat` says what gradients keep."""
 
@@ -178,32 +229,39 @@ class DiT(nn.Module):
         self.text_in, self.text_out = dense(dim, self.dtype), dense(dim, self.dtype)
         self.time_in, self.time_out = dense(dim, jnp.float32), dense(dim, jnp.float32)
         self.time_proj = dense(6 * dim, jnp.float32)
-        stacked = {
-            "variable_axes": {"params": 0},
-            "split_rngs": {"params": True},
-            "length": self.config.num_layers,
-        }
-        self.blocks = nn.scan(
-            remat(Block, self.remat, static_argnums=(6,)),  # `length`
-            methods={
-                "text_kv": {**stacked, "in_axes": nn.broadcast},
-                "__call__": {**stacked, "in_axes": (0, *[nn.broadcast] * 4)},
-            },
-        )(self.config, self.dtype)
+        self.image_embedding = ImageEmbedding(self.config, self.dtype)  # without parameters where it is not called
+        if self.config.vace_layers:
+            from wan_jax.models import vace  # which is made of our blocks
+
+            self.blocks = stacked_blocks(vace.HintedBlock, self.config.num_layers, self, (0, nn.broadcast))
+            self.vace = vace.Hints(self.config, self.dtype, self.remat)
+        else:
+            self.blocks = stacked_blocks(Block, self.config.num_layers, self)
         self.head = Head(self.config)
 
     @typechecked
-    def encode_text(self, text: Float["b s d"]) -> TextKV:
+    def encode_text(self, text: Float["b s d"], image: Float["b i e"] | None = None) -> TextKV:
         """Projects umT5 states, zero rows of padding included, to every block's keys and values.
 
         The padding is not masked: after the projection it is a constant vector that the released models attend to.
+
+        Args:
+            text: the states.
+            image: CLIP's tokens of the pictures, one after the other, for a model with an `image_dim`.
         """
         text = self.text_out(nn.gelu(self.text_in(text), approximate=True))
-        return self.blocks.text_kv(None, text)[1]
+        image = None if image is None else self.image_embedding(image)
+        _, kv = self.blocks.text_kv(None, text, image)
+        return kv.replace(vace=self.vace.encode_text(text)) if self.config.vace_layers else kv
 
     @typechecked
     def velocity(
-        self, latents: Float["b f h w c"], timestep: Float["b r"], text: TextKV, row: Int[" n"] | None = None
+        self,
+        latents: Float["b f h w c"],
+        timestep: Float["b r"],
+        text: TextKV,
+        row: Int[" n"] | None = None,
+        context: Context | None = None,
     ) -> Float["b f h w o"]:
         """The predicted velocity, noise − x0, in float32.
 
@@ -212,6 +270,7 @@ class DiT(nn.Module):
             timestep: the r distinct timesteps of each sample, in 0 … 1000.
             text: the prompts, from `encode_text`.
             row: which of the r timesteps each token has; None where all tokens share the only one.
+            context: for a VACE model; without it no hints are added.
         """
         b, f, h, w, _ = latents.shape
         grid = (f, h // PATCH, w // PATCH)
@@ -222,21 +281,35 @@ class DiT(nn.Module):
         row = None if row is None else pad_tokens(row, b, axis=0)
         tokens = constrain_tokens(pad_tokens(patchify(latents), b))
         x = constrain_tokens(self.patch_embedding(tokens).astype(jnp.float32))
-        x, _ = self.blocks(x, text, table, row, rope, length)
+        hints = ()
+        if self.config.vace_layers:
+            hints = self.vace(x, context, text.vace, table, row, rope, length)
+        x, _ = self.blocks(x, text.replace(vace=None), table, row, rope, length, *hints)
         return unpatchify(self.head(x, time, row)[:, :length], grid)
 
     def __call__(
-        self, latents: Float["b f h w c"], timestep: Float["b r"], text: Float["b s d"], row: Int[" n"] | None = None
+        self,
+        latents: Float["b f h w c"],
+        timestep: Float["b r"],
+        text: Float["b s d"],
+        row: Int[" n"] | None = None,
+        context: Context | None = None,
+        image: Float["b i e"] | None = None,
     ) -> Float["b f h w o"]:
         """Velocity straight from umT5 states: `encode_text`, then `velocity`."""
-        return self.velocity(latents, timestep, self.encode_text(text), row)
+        return self.velocity(latents, timestep, self.encode_text(text, image), row, context)
 
 
 def initial_params(config: DiTConfig, key: jax.Array) -> dict:
     """Random parameters to train from, float32; the head is zero, and so is the velocity it predicts."""
     texts = 1, sharding.sequence_multiple(1), config.text_dim  # which a mesh cuts evenly
-    shapes = (1, 1, PATCH, PATCH, config.in_channels), (1, 1), texts
-    return DiT(config).init(key, *(jnp.zeros(shape) for shape in shapes))["params"]
+    latents, timestep, text = (jnp.zeros(x) for x in ((1, 1, PATCH, PATCH, config.in_channels), (1, 1), texts))
+    context = image = None
+    if config.vace_layers:
+        context = Context(jnp.zeros((1, 1, PATCH, PATCH, config.vace_in_channels)), jnp.ones(()))
+    if config.image_dim is not None:
+        image = jnp.zeros((1, config.pos_embed_seq_len or 1, config.image_dim))
+    return DiT(config).init(key, latents, timestep, text, context=context, image=image)["params"]
 
 
 def abstract_params(config: DiTConfig) -> dict:

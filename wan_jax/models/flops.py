@@ -14,4 +14,5 @@ def forward_flops(config: DiTConfig, latent_shape: tuple[int, int, int, int, int
     linear = 2 * n * (6 * c * c + 2 * c * m)  # q, k, v, o; q, o of the cross-attention; feed-forward
     text = 2 * config.text_len * 2 * c * c  # keys and values of the cross-attention
     attention = 4 * n * (n + config.text_len) * c
-    return float(batch * config.num_layers * (linear + text + attention))
+    projections = 2 * n * c * c * (len(config.vace_layers) + bool(config.vace_layers))  # of hints, and before the first
+    return float(batch * (config.num_blocks * (linear + text + attention) + projections))

@@ -11,12 +11,12 @@ from wan_jax.precision import matmul_precision
 from wan_jax.typing import Float, typechecked
 
 
-def dense(features: int, dtype, use_bias: bool = True) -> nn.Dense:
+def dense(features: int, dtype, use_bias: bool = True, **options) -> nn.Dense:
     """A linear layer that computes in `dtype`, exactly so where that is float32.
 
     It adds the low-rank update (x·a)·b where its parameters hold one; see `wan_jax.lora`.
     """
-    return _Dense(features, use_bias=use_bias, dtype=dtype, precision=matmul_precision(dtype))
+    return _Dense(features, use_bias=use_bias, dtype=dtype, precision=matmul_precision(dtype), **options)
 
 
 class _Dense(nn.Dense):
@@ -67,3 +67,8 @@ def timestep_embedding(timestep: Float["*b"], dim: int) -> Float["*b d"]:
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     angles = timestep[..., None].astype(jnp.float32) * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def repeated(x: jax.Array, batch: int) -> jax.Array:
+    """Once for each part of a batch that holds prompts and then their negatives."""
+    return jnp.concatenate([x] * (batch // len(x)))

@@ -15,13 +15,14 @@ from wan_jax.world.words import Truth
 SHOWN = 5  # frames of a clip
 _COLUMNS, _SIDE, _TEXT, _GAP, _LINE = 2, 64, 150, 4, 14  # clips beside one another; pixels
 _GRID, _WIDEST = (2, 4), 320  # rows and columns of one video's frames; pixels of a frame
+SHEET = _GRID[0] * _GRID[1]  # frames of one video
 _GOOD, _BAD, _INK, _PAPER = (20, 130, 40), (200, 30, 30), (20, 20, 20), (255, 255, 255)
 
 
 def write_frames(path: Path, clip: Float["f h w 3"]):
     """Writes a PNG of up to eight frames in [0, 1], evenly spread over the clip, row by row."""
     rows, columns = _GRID
-    frames = _spread(clip, min(len(clip), rows * columns))
+    frames = _spread(clip, min(len(clip), SHEET))
     height, width = frames.shape[1:3]
     size = min(width, _WIDEST), max(round(height * min(1, _WIDEST / width)), 1)
     rows, columns = -(-len(frames) // columns), min(len(frames), columns)

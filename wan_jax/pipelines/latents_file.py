@@ -11,6 +11,7 @@ While it grows the file is called NAME.part, and its header holds the settings t
 import json
 import math
 import os
+import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -127,6 +128,20 @@ class LatentsWriter:
 def part_of(path: Path) -> Path:
     """What an unfinished output is called."""
     return path.with_name(path.name + ".part")
+
+
+def begin(dst: Path, earlier: dict[str, Any] | None, settings: dict[str, Any], restart: bool):
+    """Refuses to go on with other settings; removes an unfinished output that cannot or shall not be gone on with."""
+    part = part_of(dst)
+    if part.exists() and (restart or earlier is None):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+        return
+    for name, value in settings.items() if earlier is not None else ():
+        if earlier.get(name) != value:
+            raise WanError(
+                f"{part} was begun with {name} {earlier.get(name)!r}, not {value!r}: "
+                "repeat that command, or begin anew with --restart"
+            )
 
 
 def part_settings(path: Path) -> dict[str, Any] | None:

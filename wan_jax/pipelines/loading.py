@@ -91,8 +91,9 @@ def load(model: Model, dtype, vae_dtype, mesh: Mesh) -> Weights:
     Raises:
         WanError: a parameter is missing, unexpected or misshapen.  A damaged one raises when it is asked for.
     """
-    names = ("text_encoder", *model.config.transformers, "vae")
-    return Weights(model, {name: vae_dtype if name == "vae" else dtype for name in names}, mesh)
+    names = checkpoint.components(model.config)
+    used = [name for name in ("text_encoder", "image_encoder", *model.config.transformers, "vae") if name in names]
+    return Weights(model, {name: vae_dtype if name == "vae" else dtype for name in used}, mesh)
 
 
 def weight_bytes(config: WanConfig, dtype, vae_dtype) -> int:

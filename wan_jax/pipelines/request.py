@@ -30,6 +30,7 @@ class Request:
     solver: str
     flow_shift: float
     sigma_grid: str
+    strength: float | None = None
 
     @classmethod
     def make(cls, config: WanConfig, prompt: str | list[str], negative_prompt: str | list[str] | None, **given: Any):
@@ -69,6 +70,9 @@ class Request:
             raise WanError(f"num_frames={self.num_frames} is not {factor}n+1; use {below} or {below + factor}")
         if self.num_inference_steps < 1:
             raise WanError(f"num_inference_steps={self.num_inference_steps} must be at least 1")
+        steps = self.num_inference_steps
+        if self.strength is not None and not 1 <= self.strength * steps <= steps:
+            raise WanError(f"strength={self.strength} must be at most 1, and leave at least one of {steps} steps")
         if not (math.isfinite(self.flow_shift) and self.flow_shift > 0):
             raise WanError(f"flow_shift={self.flow_shift} must be positive")
         if not all(math.isfinite(scale) for scale in self.guidance_scales):
@@ -82,10 +86,15 @@ class Request:
         """One scale per expert."""
         return (self.guidance_scale,) if self.guidance_scale_2 is None else (self.guidance_scale, self.guidance_scale_2)
 
-    def latent_shape(self, config: WanConfig) -> tuple[int, int, int, int, int]:
-        """[b, f, h, w, c] of the latents."""
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Frames, height and width."""
+        return self.num_frames, self.height, self.width
+
+    def latent_shape(self, config: WanConfig, lead: int = 0) -> tuple[int, int, int, int, int]:
+        """[b, f, h, w, c] of the latents, with so many frames before those of the video."""
         vae = config.vae
-        frames = (self.num_frames - 1) // vae.temporal_factor + 1
+        frames = lead + (self.num_frames - 1) // vae.temporal_factor + 1
         size = self.height // vae.spatial_factor, self.width // vae.spatial_factor
         return len(self.prompt), frames, *size, vae.z_dim
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from wan_jax.pipelines.latents_file import part_of
-from wan_jax.video_io import export_to_video, join_videos
+from wan_jax.video_io import atomic, export_to_video, join_videos
 
 
 class SegmentedVideo:
@@ -36,9 +36,17 @@ class SegmentedVideo:
             count += 1
         return count
 
-    def append(self, frames: Iterable[np.ndarray]):
-        """Writes the next segment."""
-        export_to_video(frames, self._segment(self.count), self._fps)
+    def append(self, frames: Iterable[np.ndarray], keep: np.ndarray | None = None):
+        """Writes the next segment.  `keep`: what the one after it will need, for `kept`."""
+        number = self.count
+        if keep is not None:  # first: the segment says that all is there
+            with atomic(self._kept(number)) as temporary, temporary.open("wb") as file:
+                np.save(file, keep)
+        export_to_video(frames, self._segment(number), self._fps)
+
+    def kept(self, number: int) -> np.ndarray:
+        """What was to be kept with a segment."""
+        return np.load(self._kept(number), allow_pickle=False)
 
     def finish(self, metadata: dict[str, Any]):
         """Joins the segments at `path`."""
@@ -47,6 +55,9 @@ class SegmentedVideo:
 
     def _segment(self, number: int) -> Path:
         return self._folder / f"{number:06}.mp4"
+
+    def _kept(self, number: int) -> Path:
+        return self._folder / f"{number:06}.npy"
 
 
 def part_settings(path: Path) -> dict[str, Any] | None:

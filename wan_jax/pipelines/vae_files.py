@@ -9,7 +9,6 @@ import itertools
 import math
 import os
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from wan_jax.errors import WanError
 from wan_jax.models.reach import restart_chunk
 from wan_jax.pipelines import latents_file, segments
 from wan_jax.pipelines.autoencoder import Autoencoder, fetch, open_autoencoder, to_pixels
-from wan_jax.pipelines.latents_file import LatentsFile, LatentsWriter, part_of, read_latents
+from wan_jax.pipelines.latents_file import LatentsFile, LatentsWriter, read_latents
 from wan_jax.pipelines.loading import read_vae_config
 from wan_jax.pipelines.segments import SegmentedVideo
 from wan_jax.video_io import check_output, read_video
@@ -69,7 +68,7 @@ def encode_file(
     video = read_video(src)
     coder = open_autoencoder(model, dtype, mesh, tile)
     settings = _settings(coder, src) | {"max_frames": max_frames}
-    _begin(dst, latents_file.part_settings(dst), settings, restart)
+    latents_file.begin(dst, latents_file.part_settings(dst), settings, restart)
     unit, time_factor = coder.config.spatial_factor, coder.config.temporal_factor
     writer = LatentsWriter(dst, (-(-video.height // unit), -(-video.width // unit), coder.config.z_dim), settings)
     # The last one may have been filled up, or be incomplete: it is done again.
@@ -143,7 +142,7 @@ def decode_file(
             f"{model} ({coder.latents_fingerprint()}): name the model that it was made with"
         )
     settings = _settings(coder, src)
-    _begin(dst, segments.part_settings(dst), settings, restart)
+    latents_file.begin(dst, segments.part_settings(dst), settings, restart)
     output = SegmentedVideo(dst, fps, settings)
     done = output.count * _SEGMENT  # latent frames
     first = restart_chunk(coder.config, "decode", done)
@@ -201,20 +200,6 @@ def _settings(coder: Autoencoder, src: str | os.PathLike) -> dict[str, Any]:
         "wan_jax": wan_jax.__version__,
         "jax": jax.__version__,
     }
-
-
-def _begin(dst: Path, earlier: dict[str, Any] | None, settings: dict[str, Any], restart: bool):
-    """Refuses to go on with other settings; removes an unfinished output that cannot or shall not be gone on with."""
-    part = part_of(dst)
-    if part.exists() and (restart or earlier is None):
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
-        return
-    for name, value in settings.items() if earlier is not None else ():
-        if earlier.get(name) != value:
-            raise WanError(
-                f"{part} was begun with {name} {earlier.get(name)!r}, not {value!r}: "
-                "repeat that command, or begin anew with --restart"
-            )
 
 
 def _check_place(dst: Path):

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,21 +21,23 @@ from wan_jax.cache import enable_compilation_cache
 from wan_jax.checkpoint import digest
 from wan_jax.conditioning import Conditioning
 from wan_jax.diffusion import sampling
+from wan_jax.diffusion.flow import interpolate
 from wan_jax.diffusion.guidance import is_guided, prompt_batch
 from wan_jax.diffusion.inputs import impose
 from wan_jax.diffusion.solvers import SolverState, make_steps
 from wan_jax.errors import WanError
 from wan_jax.experts import Segment, segments
 from wan_jax.frames import Frames
-from wan_jax.models import streaming
+from wan_jax.models import clip, streaming
 from wan_jax.models.umt5 import encode_prompt
 from wan_jax.models.wan_vae import WanVAE
-from wan_jax.pipelines import pictures
+from wan_jax.pipelines import tasks
+from wan_jax.pipelines.given import Given
 from wan_jax.pipelines.loading import Model, load, open_model, weight_bytes
 from wan_jax.pipelines.request import Request
 from wan_jax.pipelines.startup import StartUp
 from wan_jax.precision import default_vae_dtype, parse_dtype
-from wan_jax.typing import Float, Params
+from wan_jax.typing import Float, Params, UInt8
 
 
 @dataclass
@@ -138,7 +140,7 @@ class WanPipeline:
         video: Any = None,
         mask: Any = None,
         reference_images: Any = None,
-        conditioning_scale: float = 1.0,
+        conditioning_scale: float | Sequence[float] = 1.0,
         strength: float | None = None,
         solver: str = "unipc",
         flow_shift: float | None = None,
@@ -162,7 +164,15 @@ class WanPipeline:
             image: the first frame, for models that take one: a file, a PIL image or an array [h w 3].  Where height and
                 width are not given, they follow its shape, at the area of the model's own size.
             last_image: the last frame, for models that take one.
-            video, mask, reference_images, conditioning_scale, strength: for models of other tasks.
+            video: for a text-to-video model, what to start from; for a VACE model, what is kept or followed, frame by
+                frame.  A file, which is read at the model's rate, a list of pictures, or an array [f h w 3] of uint8 or
+                of floats in [0, 1].  The size and number of frames follow it where they are not given.
+            mask: for VACE models: which part of `video` is generated (white, 1) and which is kept (black, 0): likewise,
+                or [f h w], or a single picture; None: all is generated, and follows `video`.
+            reference_images: for VACE models: up to three pictures that the video is to resemble.
+            conditioning_scale: how strongly all of these tell, for all context blocks or one each.
+            strength: how much of a video that is started from changes, up to 1: the last strength · num_inference_steps
+                steps are made, from the video noised to where they start; None is 0.8.  `latents` is still the noise.
             solver: "unipc", "dpm++" or "euler".
             flow_shift: how far the steps lean towards high noise.
             sigma_grid: "wan", or "diffusers" for the noise levels of Diffusers' scheduler.
@@ -173,23 +183,24 @@ class WanPipeline:
         Raises:
             WanError: a value is impossible, or meant for another kind of model.
         """
-        # Inputs of the tasks that other Wan models do.
-        given = {"video": video, "mask": mask, "reference_images": reference_images, "strength": strength}
-        given["conditioning_scale"] = None if conditioning_scale == 1.0 else conditioning_scale
-        for name, value in given.items():
-            if value is not None:
-                raise WanError(f"{name}: {self.config.name} takes no {name}")
-        shown = pictures.read(self.config, image, last_image)
-        height, width = pictures.size(self.config, shown, height, width)
+        given = tasks.read(
+            self.config,
+            image=image,
+            last_image=last_image,
+            video=video,
+            mask=mask,
+            reference_images=reference_images,
+            conditioning_scale=conditioning_scale,
+            strength=strength,
+            num_frames=num_frames,
+        )
         if output_type not in ("np", "latent"):
             raise WanError(f"output_type={output_type!r} is unknown; use 'np' or 'latent'")
         request = Request.make(
             self.config,
             prompt,
             negative_prompt,
-            height=height,
-            width=width,
-            num_frames=num_frames,
+            **given.fields(self.config, height, width, num_frames),
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             guidance_scale_2=guidance_scale_2,
@@ -199,10 +210,14 @@ class WanPipeline:
             sigma_grid=sigma_grid,
         )
         with jax.set_mesh(self.mesh):
-            noise = self._noise(request, latents)
-            result = self._denoise(request, noise, self._conditioning(request, shown), callback_on_step_end)
-            frames = sharding.to_host(_swap_channels(result)) if output_type == "latent" else self.decode(result)
-        return WanPipelineOutput(frames, self._settings(request, latents is not None, shown))
+            noise = self._noise(request.latent_shape(self.config, given.lead), request.seed, latents)
+            start = given.start(request.size, self._encode)
+            result = self._denoise(request, noise, start, self._conditioning(request, given), callback_on_step_end)
+            if output_type == "latent":
+                frames = sharding.to_host(_swap_channels(result))
+            else:
+                frames = self.decode(result[:, given.lead :])
+        return WanPipelineOutput(frames, self.settings(request, given, latents is not None))
 
     def load_lora_weights(self, path: str | os.PathLike, component: str = "transformer", strength: float = 1.0):
         """Adds a low-rank update to the weights of an expert, for good; several files may follow each other.
@@ -254,10 +269,9 @@ class WanPipeline:
         """Arguments for tqdm.  `disable=True` also lets each expert's steps run as one program without pause."""
         self._progress_bar |= kwargs
 
-    def _noise(self, request: Request, latents: Float["b c f h w"] | None) -> Float["b f h w c"]:
-        shape = request.latent_shape(self.config)
+    def _noise(self, shape: tuple[int, ...], seed: int, latents: Float["b c f h w"] | None) -> Float["b f h w c"]:
         if latents is None:
-            keys = [jax.random.key(request.seed + i) for i in range(shape[0])]
+            keys = [jax.random.key(seed + i) for i in range(shape[0])]
             return jnp.stack([jax.random.normal(key, shape[1:], jnp.float32) for key in keys])
         expected = (shape[0], shape[-1], *shape[1:-1])
         if tuple(latents.shape) != expected:
@@ -265,13 +279,19 @@ class WanPipeline:
         # A copy: the solver's state is donated, and the caller may want to use the noise again.
         return jnp.array(np.moveaxis(np.asarray(latents, np.float32), 1, -1))
 
-    def _conditioning(self, request: Request, shown: pictures.Pictures | None) -> Conditioning:
+    def _conditioning(self, request: Request, given: Given) -> Conditioning:
         text = self.encode_prompts(request.prompt)
         guided = any(map(is_guided, request.guidance_scales))
         negative = self.encode_prompts(request.negative_prompt) if guided else None
-        size = request.num_frames, request.height, request.width
-        frames = {} if shown is None else pictures.conditions(self.config, shown, *size, self._encode)
-        return Conditioning(text, negative, **frames)
+        return Conditioning(text, negative, **given.conditions(self.config, request.size, self._encode, self._see))
+
+    def _see(self, images: list[UInt8["h w 3"]]) -> Float["1 i d"]:
+        """CLIP's tokens of pictures, one after the other."""
+        config = self.config.image_encoder
+        static = {"config": config, "dtype": self.dtype}
+        pixels = np.stack([clip.preprocess(x, config.image_size) for x in images])
+        tokens = executables.call(clip.encode_images, static, params=self._params("image_encoder"), pixels=pixels)
+        return tokens.reshape(1, -1, tokens.shape[-1])
 
     def _encode(self, pieces: Iterable[Float["b f h w 3"]], frames: int, height: int, width: int) -> jax.Array:
         """The latents of a clip of so many frames, in pieces of any length."""
@@ -280,12 +300,21 @@ class WanPipeline:
         return jnp.concatenate(list(chunks), axis=1)
 
     def _denoise(
-        self, request: Request, noise: Float["b f h w c"], conditioning: Conditioning, callback: Callable | None
+        self,
+        request: Request,
+        noise: Float["b f h w c"],
+        start: Float["1 f h w c"] | None,
+        conditioning: Conditioning,
+        callback: Callable | None,
     ) -> Float["b f h w c"]:
         schedule, steps = make_steps(
-            request.solver, request.num_inference_steps, request.flow_shift, request.sigma_grid
+            request.solver,
+            request.num_inference_steps,
+            request.flow_shift,
+            request.sigma_grid,
+            request.strength or 1.0,
         )
-        state = _begin(noise, conditioning.clean)
+        state = _begin(noise, conditioning.clean, start, schedule.sigmas[0])
         watched = callback is not None or not self._progress_bar["disable"]
         with tqdm(total=len(schedule), unit="step", **self._progress_bar) as bar:
             for segment in segments(schedule.timesteps, self.config.boundary_ratio):
@@ -310,7 +339,7 @@ class WanPipeline:
         scale = request.guidance_scales[segment.expert]
         static = {"config": self.config.transformer, "dtype": self.dtype}
         batch = prompt_batch(conditioning.text, conditioning.negative_text, scale)
-        text = executables.call(sampling.encode_text, static, params=params, text=batch)
+        text = executables.call(sampling.encode_text, static, params=params, text=batch, image=conditioning.image)
         run = partial(
             executables.call,
             sampling.denoise,
@@ -321,6 +350,7 @@ class WanPipeline:
             guidance_scale=scale if is_guided(scale) else None,
             clean=conditioning.clean,
             channels=conditioning.channels,
+            context=conditioning.context,
         )
         return lambda state, start, stop: run(state=state, start=start, stop=stop)
 
@@ -339,10 +369,11 @@ class WanPipeline:
         sample = jnp.moveaxis(jnp.array(answer["latents"], jnp.float32), 1, -1)
         return state.replace(sample=jax.device_put(sample, state.sample.sharding))
 
-    def _settings(self, request: Request, given_latents: bool, shown: pictures.Pictures | None) -> list[dict[str, Any]]:
+    def settings(self, request: Request, given: Given, given_latents: bool = False) -> list[dict[str, Any]]:
+        """How each video of a request is made, in JSON types."""
         shared = {
             **dataclasses.asdict(request),
-            **({} if shown is None else shown.digests()),
+            **given.digests(),
             "fps": self.config.sampling.fps,
             "model": self.config.name,
             "checkpoint": self.fingerprint,
@@ -359,8 +390,12 @@ class WanPipeline:
 
 
 @jax.jit
-def _begin(noise: Float["b f h w c"], clean: Float["a g h w c"] | None) -> SolverState:
-    return jax.tree.map(sharding.constrain_latents, SolverState.init(impose(noise, clean)))
+def _begin(
+    noise: Float["b f h w c"], clean: Float["a g h w c"] | None, video: Float["1 f h w c"] | None, sigma: float
+) -> SolverState:
+    """From pure noise, or from a video noised to the first level."""
+    sample = noise if video is None else interpolate(video, noise, sigma)
+    return jax.tree.map(sharding.constrain_latents, SolverState.init(impose(sample, clean)))
 
 
 @jax.jit

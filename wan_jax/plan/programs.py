@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wan_jax import checkpoint, sharding
-from wan_jax.config import DiTConfig, UMT5Config, VAEConfig, WanConfig
+from wan_jax.config import ComponentConfig, WanConfig
 from wan_jax.diffusion import sampling
 from wan_jax.diffusion.guidance import is_guided
 from wan_jax.diffusion.solvers import SolverState, make_steps
 from wan_jax.models import abstract_params, streaming, umt5
-from wan_jax.models.dit import PATCH
+from wan_jax.models.dit import PATCH, Context
 from wan_jax.models.space import cache_spec
 from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.request import Request
@@ -61,10 +62,23 @@ class Job:
         _, steps = make_steps(request.solver, request.num_inference_steps, request.flow_shift, request.sigma_grid)
         with jax.set_mesh(self.mesh):
             encode_text = partial(sampling.encode_text, **static)
-            text = jax.eval_shape(encode_text, params, jax.ShapeDtypeStruct(texts, jnp.float32))
+            text = jax.eval_shape(encode_text, params, jax.ShapeDtypeStruct(texts, jnp.float32), self._image())
             text = jax.tree.map(lambda x: self._on_mesh(x, sharding.text_spec(x.shape)), text)
             state = SolverState(*4 * [self._latents()])
-            return sampling.denoise.lower(params, state, text, steps, 0, 1, scale, **static)
+            return sampling.denoise.lower(params, state, text, steps, 0, 1, scale, **self._conditions(), **static)
+
+    def _conditions(self) -> dict[str, Any]:
+        """The arguments of a step that make its task, whole on every device, as the autoencoder leaves them."""
+        transformer, (_, *size, channels) = self.config.transformer, self.request.latent_shape(self.config)
+
+        def whole(features: int) -> jax.ShapeDtypeStruct:
+            return self._on_mesh(jax.ShapeDtypeStruct((1, *size, features), jnp.float32), PartitionSpec())
+
+        if self.config.takes_context:
+            scale = jax.ShapeDtypeStruct((len(transformer.vace_layers),), jnp.float32)
+            return {"context": Context(whole(transformer.vace_in_channels), self._on_mesh(scale, PartitionSpec()))}
+        more = transformer.in_channels - channels
+        return {"channels": whole(more)} if more else {}
 
     def vae_decode(self) -> jax.stages.Lowered:
         """A chunk after the first latent frame."""
@@ -113,19 +127,27 @@ class Job:
         n, c, m = self._tokens, config.dim, config.ffn_dim
         linear = 2 * (6 * c * c + 2 * c * m)  # q, k, v, o; q, o of the cross-attention; feed-forward
         cross = 4 * config.text_len * c
-        sequences = self.predictions * len(self.request.prompt) * config.num_layers / self.mesh.size
+        sequences = self.predictions * len(self.request.prompt) * config.num_blocks / self.mesh.size
         return sequences * n * (linear + cross) + 4 * config.attention_head_dim * self.attention_pairs()
 
     def attention_pairs(self) -> float:
         """Queries times keys of all heads, layers and predictions of a step, on each device."""
         config = self.config.transformer
-        sequences = self.predictions * len(self.request.prompt) * config.num_layers / self.mesh.size
+        sequences = self.predictions * len(self.request.prompt) * config.num_blocks / self.mesh.size
         return sequences * config.num_attention_heads * self._tokens**2
 
     @property
     def _tokens(self) -> int:
         _, frames, height, width, _ = self.request.latent_shape(self.config)
         return frames * height * width // PATCH**2
+
+    def _image(self) -> jax.ShapeDtypeStruct | None:
+        """CLIP's tokens, where the transformer is shown some."""
+        encoder, transformer = self.config.image_encoder, self.config.transformer
+        if encoder is None:
+            return None
+        tokens = transformer.pos_embed_seq_len or encoder.num_tokens
+        return jax.ShapeDtypeStruct((1, tokens, transformer.image_dim), jnp.float32)
 
     def _latents(self, frames: int | None = None) -> jax.ShapeDtypeStruct:
         batch, all_frames, *rest = self.request.latent_shape(self.config)
@@ -137,6 +159,6 @@ class Job:
 
 
 @cache
-def _shapes(config: DiTConfig | VAEConfig | UMT5Config) -> Params:
+def _shapes(config: ComponentConfig) -> Params:
     """Of a component's parameters: to trace an initialisation takes a second, and they are asked for often."""
     return abstract_params(config, DTYPE)

@@ -94,6 +94,7 @@ class TrainConfig(RunConfig):
         base: the model that lends its autoencoder (whatever `model` says of it), text encoder, tokenizer and other
             expert: a folder, hub id or name.
         init: the model, or earlier run of the same recipe, whose `init_component` the weights start from; None: random.
+            A VACE model may begin from one without the context branch, which then starts as copies of its blocks.
         init_component: the component of `init`.
         lora: train low-rank updates and leave the weights alone.
         trainable: regular expression over "component/path/of/parameter"; all others are frozen, in `dtype`.

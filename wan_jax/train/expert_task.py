@@ -116,4 +116,8 @@ def clips_of(batch: Batch, config: TrainConfig) -> Clips:
             f"data={config.data!r} holds latents of {channels} channels, those of {config.model.name} have "
             f"{config.model.vae.z_dim}: build it with this model's autoencoder"
         )
-    return Clips(batch.latents, batch.captions)
+    if batch.unit is not None and not config.model.takes_context:
+        raise WanError(f"data={config.data!r} holds condition units, which {config.model.name} does not take")
+    if batch.unit is None and "/vace/" in config.trainable:
+        raise WanError(f"data={config.data!r} holds no condition units to train on: build it with --units")
+    return Clips(batch.latents, batch.captions, batch.unit)

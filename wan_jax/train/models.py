@@ -14,9 +14,9 @@ from wan_jax import checkpoint, lora, sharding
 from wan_jax.cache import cache_dir
 from wan_jax.checkpoint import components
 from wan_jax.cluster import is_leader, wait_for_all
-from wan_jax.config import WanConfig
+from wan_jax.config import DiTConfig, WanConfig
 from wan_jax.errors import WanError
-from wan_jax.models import abstract_params, dit, umt5
+from wan_jax.models import abstract_params, dit, umt5, vace
 from wan_jax.pipelines.loading import locate, open_model
 from wan_jax.tokenizer import Tokenizer
 from wan_jax.train.config import RunConfig, TrainConfig
@@ -102,13 +102,34 @@ def _read(name: str, config: TrainConfig, mesh: Mesh) -> Params:
     source, component = (config.base, name) if name == "text_encoder" else (config.init, config.init_component)
     dtype = jnp.float32 if is_trained else config.dtype
     if source is not None:
-        return read_component(find_model(source, config), component, config.model, name, dtype, mesh)
+        folder = find_model(source, config)
+        if name == config.component and _lacks_branch(folder, component, part):
+            return _grown(folder / component, part, dtype, mesh, config.seed)
+        return read_component(folder, component, config.model, name, dtype, mesh)
     if not is_trained:
         field = "base" if name == "text_encoder" else "init"
         raise WanError(f"{config.name}: {name} is needed, and not trained: let {field}= name a model that has one")
     network = umt5 if name == "text_encoder" else dit
     where = _shardings(abstract_params(part, dtype), mesh)
     return jax.jit(partial(network.initial_params, part), out_shardings=where)(jax.random.key(config.seed))
+
+
+def _lacks_branch(folder: epath.Path, component: str, wanted: DiTConfig) -> bool:
+    """Whether it is the denoiser of a VACE model to be, without the context branch."""
+    found = components(checkpoint.read_model(folder)).get(component)
+    return bool(wanted.vace_layers) and found == vace.without_branch(wanted)
+
+
+def _grown(folder: epath.Path, config: DiTConfig, dtype, mesh: Mesh, seed: int) -> Params:
+    """The denoiser in a folder, with a new branch."""
+    shapes = abstract_params(config, dtype)
+
+    def grow(denoiser: Params) -> Params:
+        grown = vace.with_new_branch(denoiser, config, jax.random.key(seed))
+        return jax.tree.map(lambda x, shape: x.astype(shape.dtype), grown, shapes)
+
+    plain = sharding.place(abstract_params(vace.without_branch(config), dtype), mesh)
+    return jax.jit(grow, out_shardings=_shardings(shapes, mesh))(checkpoint.restore(folder, plain))
 
 
 def _shardings(shapes: Params, mesh: Mesh) -> Params:

@@ -22,7 +22,7 @@ def flow_matching_loss(
     """The mean squared error of the predicted velocity, one number per clip, in float32 (arXiv:2210.02747).
 
     Args:
-        predict: (latents, timestep [b r], text, row) → velocity, as `DiT.__call__`.
+        predict: (latents, timestep [b r], text, row, context) → velocity, as `DiT.__call__`.
         clean: normalised latents of the clips.
         noise: standard normal.
         sigma: noise level of each clip; the network is told 1000 · sigma.
@@ -31,7 +31,7 @@ def flow_matching_loss(
     noisy = flow.interpolate(clean, noise, sigma[:, None, None, None, None])
     timestep = sigma * flow.TRAIN_TIMESTEPS
     inputs, timestep, row = network_inputs(noisy, timestep, conditioning.clean, conditioning.channels)
-    error = predict(inputs, timestep, conditioning.text, row) - flow.velocity(clean, noise)
+    error = predict(inputs, timestep, conditioning.text, row, conditioning.context) - flow.velocity(clean, noise)
     given = 0 if conditioning.clean is None else conditioning.clean.shape[1]
     return jnp.square(error[:, given:].astype(jnp.float32)).mean(axis=(1, 2, 3, 4))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from wan_jax import lora, sharding
-from wan_jax.models.dit import DiT
+from wan_jax.models.dit import Context, DiT
 from wan_jax.models.umt5 import UMT5Encoder
 from wan_jax.train.config import TrainConfig
 from wan_jax.train.objective import drop_captions, flow_matching_loss
@@ -16,6 +16,7 @@ from wan_jax.train.optimizer import learning_rate, make_optimizer
 from wan_jax.train.state import TrainState, advance, all_finite, average, cast, join
 from wan_jax.train.timesteps import sample_sigma
 from wan_jax.typing import Bool, Float, Int, Params
+from wan_jax.vcu import StoredUnit
 
 # umT5 states [b s d], or ids and mask [b s] of the tokens to make them from.
 Captions = Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
@@ -23,10 +24,11 @@ Captions = Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
 
 @flax.struct.dataclass
 class Clips:
-    """What a network sees of a batch: normalised latents, float32, and captions."""
+    """What a network sees of a batch: normalised latents, float32, captions, and a VACE model its condition units."""
 
     latents: Float["b f h w c"]
     captions: Captions
+    unit: StoredUnit | None = None
 
 
 @flax.struct.dataclass
@@ -105,7 +107,7 @@ def validation_losses(
     networks = _networks(params, frozen, config)
     noise = jax.random.normal(key, clips.latents.shape, jnp.float32)
     sigmas = jnp.full(len(clips.latents), sigma)
-    return _losses(networks, clips.latents, noise, sigmas, _states(networks, clips.captions, config), key, config)
+    return _losses(networks, clips, noise, sigmas, _states(networks, clips.captions, config), key, config)
 
 
 def loss(params: Params, frozen: Params, clips: Clips, no_caption: Captions, key: jax.Array, config: TrainConfig):
@@ -117,7 +119,7 @@ def loss(params: Params, frozen: Params, clips: Clips, no_caption: Captions, key
     sigma = sample_sigma(config.density, sigma_key, count, config.noise_range)
     text, no_text = _states(networks, clips.captions, config), _states(networks, no_caption, config)
     text = drop_captions(text, no_text, drop_key, config.caption_dropout)
-    return _losses(networks, clips.latents, noise, sigma, text, task_key, config).mean()
+    return _losses(networks, clips, noise, sigma, text, task_key, config).mean()
 
 
 def _networks(params: Params, frozen: Params, config: TrainConfig) -> Params:
@@ -127,13 +129,16 @@ def _networks(params: Params, frozen: Params, config: TrainConfig) -> Params:
     return cast(join(params, frozen), config.dtype)
 
 
-def _losses(networks, latents, noise, sigma, text, key, config: TrainConfig) -> Float[" b"]:
+def _losses(networks, clips: Clips, noise, sigma, text, key, config: TrainConfig) -> Float[" b"]:
     dit = DiT(config.model.transformer, jnp.dtype(config.dtype), config.remat)
 
-    def predict(latents, timestep, text, row):
-        return dit.apply({"params": networks[config.component]}, latents, timestep, text, row)
+    def predict(*inputs):
+        return dit.apply({"params": networks[config.component]}, *inputs)
 
-    return flow_matching_loss(predict, latents, noise, sigma, config.condition(latents, text, key))
+    conditioning = config.condition(clips.latents, text, key)
+    if clips.unit is not None:
+        conditioning = conditioning.replace(context=Context(clips.unit.unpack(), jnp.ones(())))
+    return flow_matching_loss(predict, clips.latents, noise, sigma, conditioning)
 
 
 def _states(networks: Params, captions: Captions, config: TrainConfig) -> Float["b s d"]:

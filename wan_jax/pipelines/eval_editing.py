@@ -1,0 +1,156 @@
+"""How well a VACE model of the little world keeps what it is shown, and paints the rest as its caption says.
+
+Three tasks on drawn clips of combinations that were never trained on: a video from the first frame; the objects painted
+anew in another colour, through a mask that covers them; a clip that is gone on with, four times as long.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from wan_jax import __version__, editing
+from wan_jax.errors import WanError
+from wan_jax.pipelines.eval_mini import shares
+from wan_jax.pipelines.long_video import long_video, overlap_of
+from wan_jax.pipelines.wan import WanPipeline
+from wan_jax.typing import Bool, Float, UInt8
+from wan_jax.world.look import look
+from wan_jax.world.render import render
+from wan_jax.world.scene import Scene, stage
+from wan_jax.world.words import COLOURS, Truth, caption, draw_truth
+
+SEGMENTS = 4
+_MARGIN = 1.35  # of an object's radius, within which the mask lies
+
+
+def evaluate_tasks(
+    model: str, count: int = 50, seed: int = 0, steps: int | None = None, dtype: Any = "bfloat16"
+) -> dict[str, Any]:
+    """Generates `count` videos of each task, and measures them.
+
+    Returns:
+        a dict with, for each of `first frame`, `inpaint` and `extend`, shares and means over the clips:
+        `psnr`, in dB, of what was to be kept: the first frame, or all outside the mask; `right`, the shares of
+        what the video shows as told, as of `wan_jax.pipelines.eval_mini`; `changed`, the mean difference within the
+        mask; `seam`, the greatest difference between frames around a seam over their median, mean over clips, and
+        `worst seam`.
+
+    Raises:
+        WanError: the model takes no frames and masks, or is missing.
+    """
+    pipe = WanPipeline.from_pretrained(model, dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    if not pipe.config.takes_context:
+        raise WanError(f"--tasks: {pipe.config.name} takes no frames and masks; name a VACE model of the little world")
+    options = {"num_inference_steps": steps}
+    return {
+        "first frame": _first_frame(pipe, count, seed, options),
+        "inpaint": _inpaint(pipe, count, seed, options),
+        "extend": _extend(pipe, count, seed, options),
+        "clips": count,
+        "steps": steps or pipe.config.sampling.num_inference_steps,
+        "seed": seed,
+        "model": pipe.config.name,
+        "checkpoint": pipe.fingerprint,
+        "dtype": pipe.dtype.name,
+        "versions": {"wan_jax": __version__, "jax": jax.__version__},
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """What `python -m wan_jax eval-mini --tasks` prints."""
+    lines = []
+    for task in ("first frame", "inpaint", "extend"):
+        told = dict(report[task])
+        right = told.pop("right", {})
+        cells = [f"{name} {value:.2f}" for name, value in told.items()]
+        cells += [f"{name} {right[name]:.1%}" for name in ("colour", "motion", "all") if name in right]
+        lines.append(f"{task:<12} " + ", ".join(cells))
+    return "\n".join(lines)
+
+
+def _first_frame(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    errors, seen, truths = [], [], []
+    for number, (truth, text, _, clip) in enumerate(_clips(pipe, count, seed, "first frame")):
+        made = pipe(text, image=clip[0], seed=seed + number, **options).frames[0]
+        errors.append(_psnr(made[:1], clip[:1] / 255))
+        seen.append(look(made))
+        truths.append(truth)
+    return {"psnr": float(np.mean(errors)), "worst psnr": float(np.min(errors)), "right": shares(seen, truths)}
+
+
+def _inpaint(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    errors, changes, seen, truths = [], [], [], []
+    for number, (truth, _, scene, clip) in enumerate(_clips(pipe, count, seed, "inpaint")):
+        rng = np.random.default_rng([seed, number])
+        truth = replace(truth, colour=str(rng.choice([x for x in COLOURS if x != truth.colour])))
+        canvas = editing.repaint(clip, around_objects(scene, clip.shape[1]))
+        text = caption(truth, rng)
+        made = pipe(text, video=canvas.frames, mask=canvas.mask, seed=seed + number, **options).frames[0]
+        errors.append(_psnr(made[~canvas.mask], clip[~canvas.mask] / 255))
+        changes.append(np.abs(made - clip / 255)[canvas.mask].mean())
+        seen.append(look(made))
+        truths.append(truth)
+    told = {"psnr": float(np.mean(errors)), "worst psnr": float(np.min(errors)), "changed": float(np.mean(changes))}
+    return told | {"right": shares(seen, truths)}
+
+
+def _extend(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    seams = []
+    overlap = overlap_of(pipe.config, None, pipe.config.sampling.num_frames)
+    for number, (_, text, _, clip) in enumerate(_clips(pipe, count, seed, "extend", moving=True)):
+        prompts, options = [text] * (1 + SEGMENTS), options | {"seed": seed + number}
+        pieces = list(long_video(pipe, prompts, overlap, first=1, tail=clip[-overlap:], **options))
+        video = [clip[:-overlap], *(x.frames for x in pieces), pieces[-1].tail]
+        starts = np.cumsum([len(x) for x in video])[:-2]
+        seams.append(seam(np.concatenate(video), starts, overlap))
+    return {"seam": float(np.mean(seams)), "worst seam": float(np.max(seams))}
+
+
+def around_objects(scene: Scene, side: int) -> Bool["f h w"]:
+    """Boxes around the objects, wherever they are in each frame."""
+    y, x = (np.mgrid[:side, :side] + 0.5) / side
+    mask = np.zeros((len(scene.centres), side, side), bool)
+    for shown, centres, radii, (left, top, zoom) in zip(mask, scene.centres, scene.radii, scene.camera):
+        for centre, radius in zip(centres, radii):
+            dx, dy = (x - 0.5) / zoom + left - centre[0], (y - 0.5) / zoom + top - centre[1]
+            shown |= np.maximum(np.abs(dx), np.abs(dy)) < _MARGIN * radius
+    return mask
+
+
+def seam(video: UInt8["f h w 3"], starts: np.ndarray, overlap: int) -> float:
+    """The greatest mean difference between frames where one segment fades into the next, over the video's median.
+
+    Args:
+        starts: the first frame of each segment but the first.
+        overlap: frames of a fade.
+    """
+    differences = np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
+    around = [differences[start - 1 : start + overlap] for start in starts]
+    return float(np.concatenate(around).max() / np.median(differences))
+
+
+def _clips(
+    pipe: WanPipeline, count: int, seed: int, task: str, moving: bool = False
+) -> Iterator[tuple[Truth, str, Scene, UInt8["f h w 3"]]]:
+    """Held-out clips in the size of the model: what they show, in words, as a scene, and drawn."""
+    rng = np.random.default_rng(seed)
+    own = pipe.config.sampling
+    for _ in tqdm(range(count), task, unit="clip"):
+        truth = draw_truth(rng, held_out=True)
+        while moving and truth.motion not in _MOVING:
+            truth = draw_truth(rng, held_out=True)
+        scene = stage(truth, rng, own.num_frames)
+        yield truth, caption(truth, rng), scene, np.asarray(render(scene, own.height))
+
+
+_MOVING = ("left", "right", "up", "down", "orbit", "bounce")  # of what rests, a median difference would be nothing
+
+
+def _psnr(made: Float["*n 3"], wanted: Float["*n 3"]) -> float:
+    return float(-10 * np.log10(np.square(made - wanted).mean() + 1e-10))
