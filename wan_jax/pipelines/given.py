@@ -1,8 +1,11 @@
 """What a call of the pipeline is given besides its prompts; what a task makes of it."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from wan_jax.config import WanConfig
 from wan_jax.typing import Float, UInt8
@@ -12,6 +15,11 @@ Encode = Callable[[Iterable[Float["1 g h w 3"]], int, int, int], Float["1 f h w 
 # pictures → CLIP's tokens, one picture after the other.
 See = Callable[[list[UInt8["h w 3"]]], Float["1 i d"]]
 Size = tuple[int, int, int]  # frames, height and width of the video to be made
+
+
+def short_digest(pixels: np.ndarray) -> str:
+    """Twelve hex digits that tell a picture, or a clip, from others."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Image to video: the first frame, and the last, of models that are shown them."""
 
-import hashlib
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,7 @@ from wan_jax.config import WanConfig
 from wan_jax.errors import WanError
 from wan_jax.images import best_size_of_area, cover, read_image, size_of_area, stretch
 from wan_jax.models.dit import PATCH
-from wan_jax.pipelines.given import Encode, Given, See, Size
+from wan_jax.pipelines.given import Encode, Given, See, Size, short_digest
 from wan_jax.typing import UInt8
 
 _MOST_STRETCH = 1.05  # of a picture's shape, before it is worth a warning
@@ -48,7 +47,7 @@ class Pictures(Given):
 
     def digests(self) -> dict[str, Any]:
         given = {"image": self.first, "last_image": self.last}
-        return {name: hashlib.sha256(x.tobytes()).hexdigest()[:12] for name, x in given.items() if x is not None}
+        return {name: short_digest(x) for name, x in given.items() if x is not None}
 
 
 def read(config: WanConfig, image: Any, last_image: Any) -> Given:

@@ -1,6 +1,5 @@
 """What a call of the pipeline gives to a VACE model, made into its context."""
 
-import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from wan_jax.errors import WanError
 from wan_jax.images import crop, on_white, read_image, size_within_area
 from wan_jax.models.dit import PATCH, Context
 from wan_jax.pipelines.clips import Clip, read_clip
-from wan_jax.pipelines.given import Encode, Given, See, Size
+from wan_jax.pipelines.given import Encode, Given, See, Size, short_digest
 from wan_jax.typing import UInt8
 from wan_jax.vcu import Canvas, context_frames
 
@@ -93,9 +92,9 @@ class Unit(Given):
         clips = {"video": self.video, "mask": self.mask}
         pictures = {"image": self.first, "last_image": self.last}
         found = {name: clip.digest() for name, clip in clips.items() if clip is not None}
-        found |= {name: _digest(x) for name, x in pictures.items() if x is not None}
+        found |= {name: short_digest(x) for name, x in pictures.items() if x is not None}
         if self.references:
-            found["reference_images"] = [_digest(x) for x in self.references]
+            found["reference_images"] = [short_digest(x) for x in self.references]
         return found | {"conditioning_scale": list(self.scale)}
 
     @property
@@ -182,7 +181,3 @@ def warn_of_crop(before_height: int, before_width: int, height: int, width: int)
             "its own shape would show all of it",
             stacklevel=6,
         )
-
-
-def _digest(image: np.ndarray) -> str:
-    return hashlib.sha256(image.tobytes()).hexdigest()[:12]

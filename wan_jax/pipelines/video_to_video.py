@@ -1,6 +1,5 @@
 """Video to video: a clip that is noised to some level, and denoised from there (SDEdit, arXiv:2108.01073)."""
 
-import hashlib
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,7 +11,7 @@ from wan_jax.errors import WanError
 from wan_jax.images import resize, signed, size_of_area
 from wan_jax.models.dit import PATCH
 from wan_jax.pipelines.clips import read_clip
-from wan_jax.pipelines.given import Encode, Given, Size
+from wan_jax.pipelines.given import Encode, Given, Size, short_digest
 from wan_jax.pipelines.pictures import warn_of_stretch
 from wan_jax.typing import Float, UInt8
 
@@ -43,7 +42,7 @@ class StartVideo(Given):
         return encode(pieces, count, height, width)
 
     def digests(self) -> dict[str, Any]:
-        return {"video": hashlib.sha256(self.frames.tobytes()).hexdigest()[:12]}
+        return {"video": short_digest(self.frames)}
 
 
 def read(config: WanConfig, video: Any, strength: float | None, num_frames: int | None) -> StartVideo:
