@@ -120,7 +120,7 @@ def write_long_video(
     output = SegmentedVideo(path, pipe.config.sampling.fps, settings)
     done = output.count
     tail = output.kept(done - 1) if 0 < done <= len(prompts) else None
-    pieces = long_video(pipe, prompts, overlap, done, tail, **options) if done <= len(prompts) else iter(())
+    pieces = long_video(pipe, prompts, overlap, done, tail, **options)
     for piece in tqdm(pieces, "segments", len(prompts), initial=min(done, len(prompts)), unit="segment"):
         output.append([piece.frames], keep=piece.tail)
         tail = piece.tail
