@@ -5,6 +5,7 @@ n·B + B − 1, and sizes take turns as often as they have clips.  So a run may 
 processes, and each process reads only the rows that its own devices hold.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from wan_jax.typing import Bool, Float, Int, UInt8
 from wan_jax.vcu import StoredUnit
 
 _READING = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)  # batches that are read ahead
-_KEPT_BYTES = 4 << 30  # a split up to this size stays in memory
+_KEPT_SHARE = 0.2  # of the host's memory: a split up to this size stays there
 
 Record = Mapping[str, Any]
 
@@ -93,7 +94,8 @@ class Dataset:
     def source(self, split: str) -> Sequence[Record]:
         """The records of a split: bytes `id` and `caption`, and arrays `frames`, or `latents` and `text`."""
         records = self._builder.as_data_source(split)
-        return _Kept(records) if self._builder.info.splits[split].num_bytes <= _KEPT_BYTES else records
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return _Kept(records) if self._builder.info.splits[split].num_bytes <= _KEPT_SHARE * memory else records
 
     @cached_property
     def no_text(self) -> Float["1 s d"] | None:

@@ -10,7 +10,7 @@ from wan_jax import editing
 from wan_jax.typing import Bool, UInt8, typechecked
 from wan_jax.vcu import Canvas
 
-SHARES = {"text": 0.1, "first": 0.2, "ends": 0.1, "after": 0.2, "before": 0.1, "inside": 0.2, "around": 0.1}
+SHARES = {"text": 0.2, "first": 0.2, "ends": 0.1, "after": 0.15, "before": 0.1, "inside": 0.15, "around": 0.1}
 _LEAST_SIDE = 0.25  # of a box to be filled in, as a share of the frame
 
 
