@@ -4,12 +4,12 @@
     python -m wan_jax new --recipe train_wan_mini --vae vae_small --tokenizer world --out $M/mini_start
     python -m wan_jax data build --src world:40000 --out latents --model $M/mini_start --no-text --validation 64
     python -m wan_jax train --config configs/train_wan_mini.py data=latents
-    python -m wan_jax eval-mini --model runs/models/wan_mini --out report
+    python -m wan_jax eval-mini --model runs/models/wan_mini_t2v --out report
 
 The first run trains umT5 together with a transformer that knows all noise levels.  Then come the experts, with that
 umT5 frozen: the high-noise one from random weights, the low-noise one from the first transformer, as Wan2.2's did from
 Wan2.1.  A fifth of the combinations of colour, shape and motion is never trained on; eval-mini asks for those.
-What came of it is wan_jax/weights/wan_mini.
+`train_wan_mini_vace` goes on from here.
 """
 
 from dataclasses import replace
@@ -71,7 +71,7 @@ def get_config() -> tuple[TrainConfig, ...]:
     )
     expert = replace(
         base,
-        model=replace(model, name="wan_mini", boundary_ratio=0.875),
+        model=replace(model, name="wan_mini_t2v", boundary_ratio=0.875),
         base="mini_base",
         trainable="transformer(_2)?/.*",
     )

@@ -35,7 +35,7 @@ def eval_mini(
 
     python -m wan_jax eval-mini --rendered --prompts 500
 
-    python -m wan_jax eval-mini --model wan_mini --tasks --prompts 50
+    python -m wan_jax eval-mini --model wan_mini --tasks --prompts 50 --out report
 
     Args:
         model: a checkpoint folder or a name from configs/.
@@ -47,7 +47,7 @@ def eval_mini(
         batch: videos at a time.
         seed: of prompts and noise.
         dtype: of the weights.
-        out: a folder for mini.json and contact_sheet.png.
+        out: a folder for mini.json and contact_sheet.png, or with --tasks for tasks.json and tasks.png.
         rendered: measure clips that were drawn, not generated: all should be right.
         tasks: measure what a VACE model makes of first frames, of masks, and of clips that it goes on with.
         json: print the result as JSON.
@@ -56,7 +56,7 @@ def eval_mini(
     from wan_jax.pipelines.eval_mini import LANGUAGES, evaluate_prompts, evaluate_renders, table
 
     if tasks and model is not None and not rendered:
-        report = eval_editing.evaluate_tasks(model, prompts, seed, steps, _dtype(dtype))
+        report = eval_editing.evaluate_tasks(model, prompts, seed, steps, _dtype(dtype), out)
         print_result(report, eval_editing.table(report), json)
         return
     if rendered:

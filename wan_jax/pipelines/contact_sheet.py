@@ -13,6 +13,7 @@ from wan_jax.world.look import Seen
 from wan_jax.world.words import Truth
 
 SHOWN = 5  # frames of a clip
+PAIRED = 12  # frames of one before and after
 _COLUMNS, _SIDE, _TEXT, _GAP, _LINE = 2, 64, 150, 4, 14  # clips beside one another; pixels
 _GRID, _WIDEST = (2, 4), 320  # rows and columns of one video's frames; pixels of a frame
 SHEET = _GRID[0] * _GRID[1]  # frames of one video
@@ -49,9 +50,22 @@ def write_contact_sheet(path: Path, clips: Sequence[Float["f h w 3"]], truths: S
         temporary.write_bytes(file.getvalue())
 
 
-def _strip(clip: Float["f h w 3"]) -> Image.Image:
-    pixels = np.concatenate(list(_spread(clip, SHOWN)), axis=1)
-    return Image.fromarray(pixels).resize((SHOWN * _SIDE, _SIDE), Image.Resampling.BOX)
+def write_pairs(path: Path, pairs: Sequence[tuple[str, Float["f h w 3"], Float["f h w 3"]]]):
+    """Writes a PNG: a line of text, frames of what a model was given, and below them those of what it made of it."""
+    height = _LINE + 2 * (_SIDE + _GAP)
+    sheet = Image.new("RGB", (PAIRED * _SIDE, len(pairs) * height), _PAPER)
+    for i, (text, given, made) in enumerate(pairs):
+        top = i * height
+        ImageDraw.Draw(sheet).text((0, top), text, fill=_INK, font=ImageFont.load_default(11))
+        for row, clip in enumerate((given, made)):
+            sheet.paste(_strip(clip, PAIRED), (0, top + _LINE + 2 + row * (_SIDE + 1)))
+    with atomic(path) as temporary:
+        sheet.save(temporary, "PNG", optimize=True)
+
+
+def _strip(clip: Float["f h w 3"], count: int = SHOWN) -> Image.Image:
+    pixels = np.concatenate(list(_spread(clip, count)), axis=1)
+    return Image.fromarray(pixels).resize((count * _SIDE, _SIDE), Image.Resampling.BOX)
 
 
 def _spread(clip: Float["f h w 3"], count: int) -> UInt8["n h w 3"]:

@@ -4,8 +4,11 @@ Three tasks on drawn clips of combinations that were never trained on: a video f
 anew in another colour, through a mask that covers them; a clip that is gone on with, four times as long.
 """
 
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,10 +17,12 @@ from tqdm import tqdm
 
 from wan_jax import __version__, editing
 from wan_jax.errors import WanError
+from wan_jax.pipelines.contact_sheet import write_pairs
 from wan_jax.pipelines.eval_mini import shares
 from wan_jax.pipelines.long_video import long_video, overlap_of
 from wan_jax.pipelines.wan import WanPipeline
-from wan_jax.typing import Bool, Float, UInt8
+from wan_jax.typing import Bool, Float, Int, UInt8
+from wan_jax.video_io import atomic
 from wan_jax.world.look import look
 from wan_jax.world.render import render
 from wan_jax.world.scene import Scene, stage
@@ -25,19 +30,30 @@ from wan_jax.world.words import COLOURS, Truth, caption, draw_truth
 
 SEGMENTS = 4
 _MARGIN = 1.35  # of an object's radius, within which the mask lies
+_PAIRS = 2  # of each task that are drawn
+
+Pair = tuple[str, Float["f h w 3"], Float["f h w 3"]]  # a caption, what was given, and what was made of it
 
 
 def evaluate_tasks(
-    model: str, count: int = 50, seed: int = 0, steps: int | None = None, dtype: Any = "bfloat16"
+    model: str,
+    count: int = 50,
+    seed: int = 0,
+    steps: int | None = None,
+    dtype: Any = "bfloat16",
+    out: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Generates `count` videos of each task, and measures them.
 
+    Args:
+        out: a folder for `tasks.json` and `tasks.png`, which shows some of them; None writes nothing.
+
     Returns:
-        a dict with, for each of `first frame`, `inpaint` and `extend`, shares and means over the clips:
-        `psnr`, in dB, of what was to be kept: the first frame, or all outside the mask; `right`, the shares of
+        a dict, as in `tasks.json`, with, for each of `first frame`, `inpaint` and `extend`, shares and means over the
+        clips: `psnr`, in dB, of what was to be kept: the first frame, or all outside the mask; `right`, the shares of
         what the video shows as told, as of `wan_jax.pipelines.eval_mini`; `changed`, the mean difference within the
-        mask; `seam`, the greatest difference between frames around a seam over their median, mean over clips, and
-        `worst seam`.
+        mask; `seam`, how much more than usual changes from frame to frame where a segment fades into the next, and
+        `elsewhere`, the same of as many frames within the segments; see `changes_at`.
 
     Raises:
         WanError: the model takes no frames and masks, or is missing.
@@ -47,10 +63,11 @@ def evaluate_tasks(
     if not pipe.config.takes_context:
         raise WanError(f"--tasks: {pipe.config.name} takes no frames and masks; name a VACE model of the little world")
     options = {"num_inference_steps": steps}
-    return {
-        "first frame": _first_frame(pipe, count, seed, options),
-        "inpaint": _inpaint(pipe, count, seed, options),
-        "extend": _extend(pipe, count, seed, options),
+    pairs: list[Pair] = []
+    report = {
+        "first frame": _first_frame(pipe, count, seed, options, pairs),
+        "inpaint": _inpaint(pipe, count, seed, options, pairs),
+        "extend": _extend(pipe, count, seed, options, pairs),
         "clips": count,
         "steps": steps or pipe.config.sampling.num_inference_steps,
         "seed": seed,
@@ -60,6 +77,12 @@ def evaluate_tasks(
         "versions": {"wan_jax": __version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
     }
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        write_pairs(Path(out) / "tasks.png", pairs)
+        with atomic(Path(out) / "tasks.json") as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
 
 
 def table(report: dict[str, Any]) -> str:
@@ -74,17 +97,21 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _first_frame(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+def _first_frame(
+    pipe: WanPipeline, count: int, seed: int, options: dict[str, Any], pairs: list[Pair]
+) -> dict[str, Any]:
     errors, seen, truths = [], [], []
     for number, (truth, text, _, clip) in enumerate(_clips(pipe, count, seed, "first frame")):
         made = pipe(text, image=clip[0], seed=seed + number, **options).frames[0]
         errors.append(_psnr(made[:1], clip[:1] / 255))
+        if number < _PAIRS:
+            pairs.append((f"first frame: {text}", editing.first_last(clip[0], None, len(clip)).frames, made))
         seen.append(look(made))
         truths.append(truth)
     return {"psnr": float(np.mean(errors)), "worst psnr": float(np.min(errors)), "right": shares(seen, truths)}
 
 
-def _inpaint(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+def _inpaint(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any], pairs: list[Pair]) -> dict[str, Any]:
     errors, changes, seen, truths = [], [], [], []
     for number, (truth, _, scene, clip) in enumerate(_clips(pipe, count, seed, "inpaint")):
         rng = np.random.default_rng([seed, number])
@@ -93,6 +120,8 @@ def _inpaint(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any]) 
         text = caption(truth, rng)
         made = pipe(text, video=canvas.frames, mask=canvas.mask, seed=seed + number, **options).frames[0]
         errors.append(_psnr(made[~canvas.mask], clip[~canvas.mask] / 255))
+        if number < _PAIRS:
+            pairs.append((f"inpaint: {text}", canvas.frames, made))
         changes.append(np.abs(made - clip / 255)[canvas.mask].mean())
         seen.append(look(made))
         truths.append(truth)
@@ -100,16 +129,22 @@ def _inpaint(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any]) 
     return told | {"right": shares(seen, truths)}
 
 
-def _extend(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-    seams = []
+def _extend(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any], pairs: list[Pair]) -> dict[str, Any]:
+    at_seams, elsewhere = [], []
     overlap = overlap_of(pipe.config, None, pipe.config.sampling.num_frames)
     for number, (_, text, _, clip) in enumerate(_clips(pipe, count, seed, "extend", moving=True)):
         prompts, options = [text] * (1 + SEGMENTS), options | {"seed": seed + number}
         pieces = list(long_video(pipe, prompts, overlap, first=1, tail=clip[-overlap:], **options))
-        video = [clip[:-overlap], *(x.frames for x in pieces), pieces[-1].tail]
-        starts = np.cumsum([len(x) for x in video])[:-2]
-        seams.append(seam(np.concatenate(video), starts, overlap))
-    return {"seam": float(np.mean(seams)), "worst seam": float(np.max(seams))}
+        parts = [clip[:-overlap], *(x.frames for x in pieces), pieces[-1].tail]
+        video, seams = np.concatenate(parts), np.cumsum([len(x) for x in parts])[:-2]
+        at_seams.append(changes_at(video, seams, overlap + 1))
+        elsewhere.append(changes_at(video, seams + len(pieces[0].frames) // 2, overlap + 1))
+        if number < _PAIRS:
+            pairs.append((f"extend: {text}", editing.keep_frames(len(video), (0, clip)).frames, editing.unit(video)))
+    # A single video changes unevenly by itself; what many do at the same place is the seam's.
+    mean = {name: np.mean(found, axis=0).max() for name, found in (("seam", at_seams), ("elsewhere", elsewhere))}
+    greatest = {f"greatest {name}": np.max(found) for name, found in (("seam", at_seams), ("elsewhere", elsewhere))}
+    return {name: float(value) for name, value in (mean | greatest).items()}
 
 
 def around_objects(scene: Scene, side: int) -> Bool["f h w"]:
@@ -123,16 +158,15 @@ def around_objects(scene: Scene, side: int) -> Bool["f h w"]:
     return mask
 
 
-def seam(video: UInt8["f h w 3"], starts: np.ndarray, overlap: int) -> float:
-    """The greatest mean difference between frames where one segment fades into the next, over the video's median.
+def changes_at(video: UInt8["f h w 3"], starts: Int[" s"], count: int) -> Float[" count"]:
+    """How much changes between a frame and the one before, over the median of the video, mean over `starts`.
 
     Args:
-        starts: the first frame of each segment but the first.
-        overlap: frames of a fade.
+        starts: of the frames looked at: these, and those that follow them.
+        count: how many follow each other.
     """
-    differences = np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
-    around = [differences[start - 1 : start + overlap] for start in starts]
-    return float(np.concatenate(around).max() / np.median(differences))
+    changes = np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
+    return np.mean([changes[start - 1 :][:count] for start in starts], axis=0) / np.median(changes)
 
 
 def _clips(
