@@ -103,7 +103,7 @@ def _first_frame(
     errors, seen, truths = [], [], []
     for number, (truth, text, _, clip) in enumerate(_clips(pipe, count, seed, "first frame")):
         made = pipe(text, image=clip[0], seed=seed + number, **options).frames[0]
-        errors.append(_psnr(made[:1], clip[:1] / 255))
+        errors.append(pixel_psnr(made[:1], clip[:1] / 255))
         if number < _PAIRS:
             pairs.append((f"first frame: {text}", editing.first_last(clip[0], None, len(clip)).frames, made))
         seen.append(look(made))
@@ -119,7 +119,7 @@ def _inpaint(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any], 
         canvas = editing.repaint(clip, around_objects(scene, clip.shape[1]))
         text = caption(truth, rng)
         made = pipe(text, video=canvas.frames, mask=canvas.mask, seed=seed + number, **options).frames[0]
-        errors.append(_psnr(made[~canvas.mask], clip[~canvas.mask] / 255))
+        errors.append(pixel_psnr(made[~canvas.mask], clip[~canvas.mask] / 255))
         if number < _PAIRS:
             pairs.append((f"inpaint: {text}", canvas.frames, made))
         changes.append(np.abs(made - clip / 255)[canvas.mask].mean())
@@ -186,5 +186,6 @@ def _clips(
 _MOVING = ("left", "right", "up", "down", "orbit", "bounce")  # of what rests, a median difference would be nothing
 
 
-def _psnr(made: Float["*n 3"], wanted: Float["*n 3"]) -> float:
+def pixel_psnr(made: Float["*n 3"], wanted: Float["*n 3"]) -> float:
+    """Peak signal-to-noise ratio, in dB, of all of these pixels together, in [0, 1]."""
     return float(-10 * np.log10(np.square(made - wanted).mean() + 1e-10))
