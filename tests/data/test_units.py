@@ -10,6 +10,7 @@ from etils import epath
 
 from tests.compare import relative_error
 from wan_jax import sharding
+from wan_jax.conditioning import text_image_to_video, text_to_video
 from wan_jax.config import get_config
 from wan_jax.data.buckets import Bucket
 from wan_jax.data.build import build
@@ -33,7 +34,20 @@ UNTRAINED = get_config("untrained")
 MODEL = dataclasses.replace(
     UNTRAINED, transformer=dataclasses.replace(UNTRAINED.transformer, vace_layers=(1,)), boundary_ratio=None
 )
-I2V = dataclasses.replace(UNTRAINED, name="i2v", transformer=dataclasses.replace(UNTRAINED.transformer, in_channels=36))
+I2V = dataclasses.replace(
+    UNTRAINED,
+    name="i2v",
+    transformer=dataclasses.replace(UNTRAINED.transformer, in_channels=36),
+    boundary_ratio=None,
+)
+TI2V = dataclasses.replace(
+    UNTRAINED,
+    name="ti2v",
+    transformer=dataclasses.replace(UNTRAINED.transformer, in_channels=48, out_channels=48),
+    vae=dataclasses.replace(get_config("wan22_ti2v_5b").vae, base_dim=8, decoder_base_dim=8, num_res_blocks=1),
+    boundary_ratio=None,
+    expand_timesteps=True,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +56,8 @@ def dataset(tmp_path_factory):
     return built(tmp_path_factory.mktemp("units") / "data", "untrained", "all")
 
 
-def built(folder, model, units):
-    source = open_source("world:8", sizes=[(32, 32)], lengths=[9], validation=0)
+def built(folder, model, units, side=32):
+    source = open_source("world:8", sizes=[(side, side)], lengths=[9], validation=0)
     build(source, Latents(str(model), text=True, units=units), epath.Path(folder))
     return source, Dataset(folder)
 
@@ -108,6 +122,28 @@ def channels_of(pipe, clip, shown) -> str:
 
 
 @pytest.mark.parametrize(
+    "model, units, side, condition",
+    [(I2V, "first", 32, text_to_video), (TI2V, None, 64, text_image_to_video)],
+    ids=["i2v", "ti2v"],
+)
+def test_from_clips_to_a_video(tmp_path, model, units, side, condition):
+    """A dataset, two steps, and a video from a picture by what came of them."""
+    write_start(model, tmp_path / "start")
+    _, stored = built(tmp_path / "data", tmp_path / "start", units, side)
+    settings = dict(steps=2, batch=4, dtype="float32", ema=None, validate_every=0, condition=condition)
+    places = dict(data=str(stored.folder), out=str(tmp_path / "runs"), base=str(tmp_path / "start"))
+    run = TrainConfig(
+        name="run", model=dataclasses.replace(model, name="trained"), init=places["base"], **places | settings
+    )
+    run.check()
+    assert train(run).finished
+    pipe = WanPipeline.from_pretrained(tmp_path / "runs" / "models" / "trained", dtype="float32")
+    picture = np.zeros((side, side, 3), np.uint8)
+    frames = pipe("a ball", image=picture, num_frames=5, num_inference_steps=2, height=side, width=side).frames
+    assert frames[0].shape == (5, side, side, 3) and np.isfinite(frames[0]).all()
+
+
+@pytest.mark.parametrize(
     "model, units, message",
     [
         (I2V, None, "holds no units, which i2v needs: build it with --units all"),
@@ -125,13 +161,16 @@ def test_units_of_another_model(model, units, message):
         clips_of(batch, TrainConfig(name="t", model=model))
 
 
-def test_impossible_units(image_model):
+def test_impossible_units(image_model, tmp_path):
     """Tasks that the model does not learn, and clips that it does not have."""
     with pytest.raises(WanError, match="--units inside: i2v learns first, ends, or all of them"):
         Latents(str(image_model), text=False, units="first,inside")
     contents = Latents(str(image_model), text=False, units="first")
     with pytest.raises(WanError, match="32x32x1: of one frame there is no unit to make"):
         contents.record_bytes(Bucket(32, 32, 1))
+    with pytest.raises(WanError, match="48x32x9: ti2v needs multiples of 32 pixels, such as --size 128x128"):
+        write_start(TI2V, tmp_path / "ti2v")
+        Latents(str(tmp_path / "ti2v"), text=False).record_bytes(Bucket(48, 32, 9))
     clip = contents.of(Record("x", "", np.zeros((9, 32, 48, 3), np.uint8)))
     assert contents.record_bytes(Bucket(48, 32, 9)) == sum(x.nbytes for x in clip.values())
 
