@@ -26,8 +26,7 @@ def flow_matching_loss(
         clean: normalised latents of the clips.
         noise: standard normal.
         sigma: noise level of each clip; the network is told 1000 · sigma.
-        conditioning: what else it is told.  Clean frames that are given are shown as they are and do not
-            count.
+        conditioning: what else it is told.  Clean frames that are given stay as they are and do not count.
     """
     noisy = flow.interpolate(clean, noise, sigma[:, None, None, None, None])
     timestep = sigma * flow.TRAIN_TIMESTEPS
