@@ -1,6 +1,6 @@
 """Trains the context branch of Wan2.1-VACE-1.3B and leaves the denoiser as it is (arXiv:2503.07598 §3.3).
 
-    python -m wan_jax data build --src clips --units --out data --model wan21_vace_1_3b --frames 81
+    python -m wan_jax data build --src clips --units all --out data --model wan21_vace_1_3b --frames 81
     python -m wan_jax train --config configs/train_wan21_vace.py data=data out=runs
     python -m wan_jax generate --model runs/models/wan21_vace_1_3b --video clip.mp4 --box 200,80,160,120 --prompt "…"
 

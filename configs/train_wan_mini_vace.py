@@ -1,6 +1,6 @@
 """Teaches wan_mini_t2v to take frames and masks: image to video, filling in, going on with a clip.
 
-    python -m wan_jax data build --src world:24000:1 --units --no-text --out units --model wan_mini --validation 64
+    python -m wan_jax data build --src world:24000:1 --units all --no-text --out units --model wan_mini --validation 64
     python -m wan_jax train --config configs/train_wan_mini_vace.py data=units out=runs
     python -m wan_jax eval-mini --model runs/models/wan_mini --tasks --prompts 50
 

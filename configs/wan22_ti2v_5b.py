@@ -3,7 +3,7 @@
     python -m wan_jax generate --model wan22_ti2v_5b --prompt "A corgi runs along a beach"
 
 Needs about 10 GB for the transformer in bfloat16, 11.4 GB for umT5 and 2.8 GB for the autoencoder.  Official sizes are
-1280×704 and 704×1280; width and height must be multiples of 32.  Text to video only, so far.
+1280×704 and 704×1280; width and height must be multiples of 32.  With `--image` it begins from that.
 """
 
 from wan_jax.config import DiTConfig, Sampling, VAEConfig, WanConfig

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wan_jax.models.dit import Context
-from wan_jax.typing import Float
+from wan_jax.typing import Bool, Float
 
 
 @flax.struct.dataclass
@@ -25,6 +25,7 @@ class Conditioning:
         channels: what is appended to the noisy latents along channels, such as a mask and an encoded image.
         clean: latent frames at the start that are given: free of noise, at timestep 0, and not learned (Wan2.2,
             wan/textimage2video.py).
+        shown: in training, of each sample whether its clean frames are given after all; None: all are.
         context: what a VACE model is given; see `wan_jax.vcu`.
         image: CLIP's tokens of the pictures, one after the other, for transformers with an `image_dim`.
     """
@@ -33,6 +34,7 @@ class Conditioning:
     negative_text: Float["b s d"] | None = None
     channels: Float["b f h w m"] | None = None
     clean: Float["b g h w c"] | None = None
+    shown: Bool[" b"] | None = None
     context: Context | None = None
     image: Float["a i d"] | None = None
 
@@ -42,9 +44,11 @@ def text_to_video(latents: Float["b f h w c"], text: Float["b s d"], key: jax.Ar
     return Conditioning(text)
 
 
-def first_frame_to_video(latents: Float["b f h w c"], text: Float["b s d"], key: jax.Array) -> Conditioning:
-    """A prompt and the first latent frame, as TI2V-5B is given it."""
-    return Conditioning(text, clean=latents[:, :1])
+def text_image_to_video(latents: Float["b f h w c"], text: Float["b s d"], key: jax.Array) -> Conditioning:
+    """A prompt, and for half of the clips their first latent frame: both tasks of TI2V-5B.  The share is ours."""
+    if latents.shape[1] == 1:
+        return Conditioning(text)  # after its first frame a picture has nothing to be learned
+    return Conditioning(text, clean=latents[:, :1], shown=jax.random.bernoulli(key, 0.5, (len(latents),)))
 
 
 def frames_with_gaps(

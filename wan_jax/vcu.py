@@ -8,14 +8,13 @@ controlled it is another F and M, and nothing else changes.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wan_jax.config import VAEConfig
-from wan_jax.typing import Bool, Float, UInt8, typechecked
+from wan_jax.typing import Bool, Float, typechecked
 
 GREY = 0.5  # which is 0 to the autoencoder: nothing is known, nothing is asked
 
@@ -95,26 +94,3 @@ def context_frames(
 
 def _reference(encode: Encode, image: Float["h w 3"], others: int) -> jax.Array:
     return jnp.pad(encode(iter([image[None, None]]), 1), [(0, 0)] * 4 + [(0, others)])
-
-
-class StoredUnit(NamedTuple):
-    """A condition unit as datasets keep it; see `wan_jax.data.units`.
-
-    Attributes:
-        latents: inactive and reactive ones, float16.
-        mask: the folded mask, eight channels to a byte.
-    """
-
-    latents: Float["*b f h w c"]
-    mask: UInt8["*b f h w m"]
-
-    @classmethod
-    def pack(cls, frames: Float["f h w m"], latents: int) -> "StoredUnit":
-        """`frames` of a `Context`, of which so many channels are latents."""
-        frames = np.asarray(frames)
-        return cls(frames[..., :latents].astype(np.float16), np.packbits(frames[..., latents:] > 0.5, axis=-1))
-
-    def unpack(self) -> Float["*b f h w m"]:
-        """`frames` of a `Context`, float32."""
-        bits = jnp.unpackbits(self.mask, axis=-1)
-        return jnp.concatenate([self.latents.astype(np.float32), bits.astype(np.float32)], axis=-1)

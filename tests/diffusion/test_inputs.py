@@ -15,3 +15,6 @@ def test_given_frames_are_clean_at_timestep_0():
     np.testing.assert_array_equal(seen[:, 1:], noisy[:, 1:])
     np.testing.assert_array_equal(timestep, [[0, 900], [0, 300]])
     np.testing.assert_array_equal(row, [0] * 6 + [1] * 12)
+    seen, timestep, _ = network_inputs(noisy, np.float32([900, 300]), clean, None, np.array([False, True]))
+    np.testing.assert_array_equal(seen[:, :1], np.concatenate([noisy[:1, :1], clean]))
+    np.testing.assert_array_equal(timestep, [[900, 900], [0, 300]])

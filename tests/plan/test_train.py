@@ -10,6 +10,7 @@ import jax.extend
 import jax.numpy as jnp
 import pytest
 
+from wan_jax import sharding
 from wan_jax.attention import tiles
 from wan_jax.config import DiTConfig, get_config
 from wan_jax.models import abstract_params
@@ -24,6 +25,7 @@ from wan_jax.plan.topology import parse_topology
 from wan_jax.plan.train_report import plan_training
 from wan_jax.plan.training import TrainJob
 from wan_jax.train.config import TrainConfig
+from wan_jax.train.recipes import load_recipe
 
 GIB = 2**30
 CONFIG = TrainConfig(name="high", model=get_config("wan22_t2v_a14b"))
@@ -128,6 +130,20 @@ def test_bundles_of_the_gradient():
         assert 1.25 * queries < keys < 1.45 * queries
         whole, rest = (tiles.bundles(generation, tiles.name(1024, 1024, s, 80, kernels[1])) for s in (2048, 2000))
         assert whole < rest < 1.2 * whole
+
+
+def test_what_a_step_is_given():
+    """The units of models that need them, and so 36 channels of one of image to video."""
+    small = dict(num_layers=1, num_attention_heads=2, attention_head_dim=32, ffn_dim=64, text_dim=8)
+    mesh = sharding.as_mesh("fsdp=2", jax.devices()[:2])
+    for name, mask_bytes in (("train_wan22_i2v", 1), ("train_wan21_vace", 8)):
+        run = load_recipe(name)[0]
+        layers = {"vace_layers": (0,)} if run.model.takes_context else {}
+        network = dataclasses.replace(run.model.transformer, **small, **layers)
+        run = dataclasses.replace(run, model=dataclasses.replace(run.model, transformer=network), batch=2)
+        lowered = TrainJob.make(run, (3, 4, 4, 16), mesh).lower()
+        clips = lowered.in_avals[0][2]
+        assert clips.unit.mask.shape == (2, 3, 4, 4, mask_bytes)
 
 
 # ---- Conclusions ----------------------------------------------------------------------------------------------------

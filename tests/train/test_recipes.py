@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import configs
 from tests.train import tiny
 from wan_jax import cli
+from wan_jax.config import get_config
 from wan_jax.errors import WanError
 from wan_jax.models import dit
 from wan_jax.train.config import TrainConfig
@@ -44,6 +46,28 @@ def test_the_context_branch_alone():
     assert trained == {"transformer": {"vace": shapes["transformer"]["vace"]}}
     assert sum(x.size for x in jax.tree.leaves(trained)) == pytest.approx(0.73e9, rel=0.01)
     assert sum(x.size for x in jax.tree.leaves(frozen)) == pytest.approx(1.42e9, rel=0.01)
+
+
+def test_what_is_shown():
+    """Image to video has 36 channels and needs units; its recipe for both ends is another model; TI2V-5B needs none."""
+    for name, model in (("i2v", "wan22_i2v_a14b"), ("flf2v", "wan22_flf2v_a14b")):
+        runs = load_recipe(f"train_wan22_{name}")
+        assert [run.noise_range for run in runs] == [(0.9, 1.0), (0.0, 0.9)]
+        for run in runs:
+            assert run.model.name == model and run.needs_units and run.init_component == run.component
+            trained, frozen = split(run, network_shapes(run, False))
+            assert not frozen and trained[run.component]["patch_embedding"]["kernel"].shape[-2] == 4 * 36
+    (run,) = load_recipe("train_wan22_ti2v_5b")
+    latents, text = jnp.ones((64, 3, 2, 2, 48)), jnp.ones((64, 1, 8))
+    shown = run.condition(latents, text, jax.random.key(0))
+    assert shown.clean.shape == (64, 1, 2, 2, 48) and 16 < shown.shown.sum() < 48
+    assert run.condition(latents[:, :1], text, jax.random.key(0)).clean is None
+    assert not run.needs_units
+
+
+def test_pictures_through_clip_are_not_trained(tmp_path):
+    with pytest.raises(WanError, match="'wan21_flf2v_14b' sees pictures through CLIP, which is not trained here"):
+        tiny.run(tmp_path, model=get_config("wan21_flf2v_14b")).check()
 
 
 def test_changes(tmp_path):

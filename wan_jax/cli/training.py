@@ -17,7 +17,7 @@ def data(
     out: Annotated[str, tyro.conf.arg(metavar="DIR")],
     model: Annotated[str | None, flag("DIR|HUB_ID|NAME", "none: frames are kept")] = None,
     text: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: kept)")] = True,
-    units: Switch = False,
+    units: Annotated[str | None, flag("all|TASK[,TASK…]", "none")] = None,
     fps: Annotated[float | None, flag("F", "16")] = None,
     area: Annotated[str | None, flag("WxH", "832x480")] = None,
     size: Annotated[str | None, flag("WxH[,WxH…]", "those of --area")] = None,
@@ -44,7 +44,8 @@ def data(
         out: the dataset's folder; may be a bucket.
         model: encode with this one: a checkpoint folder, a hub id, or a name from configs/.
         text: keep umT5 states of the captions; needless where the text encoder is trained too.
-        units: keep with each clip what a VACE model is shown of it, by a task drawn at random (wan_jax/data/units.py).
+        units: keep with each clip what the model is shown of it, by a task drawn at random: for image-to-video models
+            first (a first frame) or ends (and a last one), for VACE models these and more (wan_jax/data/units.py).
         fps: frames per second that clips are brought to.
         area: make sizes of about this area, at this aspect ratio, 4:3, 1:1, and all of them upright.
         size: make exactly these sizes, multiples of 16.
@@ -78,7 +79,7 @@ def data(
     print_result({"out": out} | config, f"{table(config)}\n{out}: {config['contents']}", json)
 
 
-def _contents(model: str | None, text: bool, units: bool):
+def _contents(model: str | None, text: bool, units: str | None):
     from wan_jax.data.contents import Frames, Latents
 
     if model is not None:

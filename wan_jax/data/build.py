@@ -59,12 +59,13 @@ def build(
         the content of its wan_jax.json.
 
     Raises:
-        WanError: `out` holds something else, the disk is full, or no clip can be used.
+        WanError: `out` holds something else, the disk is full, the model has no clips of such a size, or no clip can
+            be used.
     """
     out = epath.Path(out)
     model = contents.model and contents.model["fingerprint"]
     asked = source.identity() | {"model": model, "text": contents.text, "shard_bytes": shard_bytes}
-    asked |= {"units": True} if contents.units else {}
+    asked |= {"units": list(contents.units)} if contents.units else {}
     with _together():
         _check(out, asked, restart)
     with _together():
@@ -92,9 +93,9 @@ def _check(out: epath.Path, asked: dict[str, Any], restart: bool):
             raise WanError(f"--out {out} is not empty, and no dataset that was begun here; name another folder")
         return
     before = read_json(plan)["asked"]
-    changed = [name for name in asked if before.get(name) != asked[name]]
+    changed = [name for name in asked | before if before.get(name) != asked.get(name)]
     if changed and not restart:
-        old, new = before.get(changed[0]), asked[changed[0]]
+        old, new = before.get(changed[0]), asked.get(changed[0])
         what = "other clips" if changed[0] == "src" else f"{changed[0]}={old} and not {new}"
         raise WanError(f"--out {out} was begun with {what}; name another folder, or start over with --restart")
 
@@ -176,7 +177,7 @@ def _complete(out: epath.Path, planned: list[Shard], plan: dict[str, Any], sourc
         "model": contents.model,
         "text": contents.text,
         "text_len": contents.text_len,
-        "units": contents.units,
+        "units": list(contents.units),
         "fps": source.fps,
         "splits": {split: asdict(bucket_of(split)) | {"clips": count} for split, count in clips.items()},
         "skipped": dict(sorted(skipped.items())),

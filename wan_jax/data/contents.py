@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import jax
 import numpy as np
@@ -12,14 +12,15 @@ import tensorflow_datasets as tfds
 from wan_jax import sharding
 from wan_jax.cache import cache_dir, enable_compilation_cache
 from wan_jax.data.buckets import Bucket
-from wan_jax.data.units import draw_canvas
+from wan_jax.data.units import choose_tasks, units_of
+from wan_jax.errors import WanError
 from wan_jax.models import streaming
+from wan_jax.models.dit import PATCH
 from wan_jax.models.umt5 import encode_prompt
 from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.loading import Model, Weights, locate, open_model
 from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.typing import Float, UInt8
-from wan_jax.vcu import StoredUnit, context_frames
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Frames:
 
     kind = "frames"
     model = None
-    text = units = False
+    text = False
+    units = ()
     text_len = None
     no_text = None
 
@@ -58,23 +60,26 @@ class Frames:
 class Latents:
     """The mean of the autoencoder's posterior, normalised, and the umT5 states of the caption; both float16.
 
-    To train VACE models, also a condition unit of the clip; see `wan_jax.data.units`.
+    To train VACE and image-to-video models, also what they are shown of the clip; see `wan_jax.data.units`.
 
     Each process encodes clips of its own, on all of its devices.
     """
 
     kind = "latents"
 
-    def __init__(self, name: str, text: bool, units: bool = False):
-        """Units need nothing but the autoencoder, so any model with that of the VACE model will do.
+    def __init__(self, name: str, text: bool, units: str | None = None):
+        """Opens the model.
 
         Args:
             name: of the model.
             text: whether to keep the states of the caption, and not the caption alone.
-            units: whether to keep condition units.
+            units: the tasks that units are drawn from, "all" or as "first,ends"; None: no units are kept.
+
+        Raises:
+            WanError: there is no such model, or it does not learn such a task.
         """
         enable_compilation_cache()
-        self.text, self.units = text, units
+        self.text = text
         self._dtype = parse_dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
         self._vae_dtype = parse_dtype(default_vae_dtype())
         # In our layout, which knows its fingerprint before any weight is read.
@@ -82,15 +87,16 @@ class Latents:
         self._found: Model = open_model(str(folder), self._dtype)
         self._vae = WanVAE(self._found.config.vae, self._vae_dtype)
         self.model = {"name": name, "fingerprint": self._found.fingerprint()}
+        self.units = choose_tasks(units, self._found.config) if units else ()
 
     @property
     def features(self) -> Mapping[str, tfds.features.FeatureConnector]:
         config = self._found.config
         latents = {"latents": _tensor((None, None, None, config.vae.z_dim), np.float16)}
         states = {"text": _tensor((None, config.text_encoder.d_model), np.float16)}
-        mask_bytes = config.vae.spatial_factor**2 // 8
+        channels, mask_bytes = units_of(config).widths
         unit = {
-            "unit": _tensor((None, None, None, 2 * config.vae.z_dim), np.float16),
+            "unit": _tensor((None, None, None, channels), np.float16),
             "unit_mask": _tensor((None, None, None, mask_bytes), np.uint8),
         }
         return latents | (states if self.text else {}) | (unit if self.units else {})
@@ -101,12 +107,22 @@ class Latents:
         return self._found.config.transformer.text_len
 
     def record_bytes(self, bucket: Bucket) -> int:
-        """At most so much is kept of a clip."""
+        """At most so much is kept of a clip.
+
+        Raises:
+            WanError: the model has no clips of this size.
+        """
         config = self._found.config
-        area, z_dim = config.vae.spatial_factor**2, config.vae.z_dim
-        positions = ((bucket.frames - 1) // config.vae.temporal_factor + 1) * bucket.height * bucket.width // area
+        side, z_dim = config.vae.spatial_factor, config.vae.z_dim
+        if bucket.height % (side * PATCH) or bucket.width % (side * PATCH):
+            own = f"{config.sampling.width}x{config.sampling.height}"
+            raise WanError(f"{bucket}: {config.name} needs multiples of {side * PATCH} pixels, such as --size {own}")
+        if self.units and bucket.frames == 1:
+            raise WanError(f"{bucket}: of one frame there is no unit to make; leave 1 out of --frames, or --units out")
+        positions = ((bucket.frames - 1) // config.vae.temporal_factor + 1) * bucket.height * bucket.width // side**2
         text = 2 * self.text_len * config.text_encoder.d_model if self.text else 0
-        unit = positions * (4 * z_dim + area // 8) if self.units else 0
+        channels, mask_bytes = units_of(config).widths
+        unit = positions * (2 * channels + mask_bytes) if self.units else 0
         return 2 * positions * z_dim + text + unit
 
     def prepare(self):
@@ -143,10 +159,9 @@ class Latents:
     def _unit(self, record: Record) -> dict[str, np.ndarray]:
         """Of a task that depends on the clip's id alone."""
         rng = np.random.default_rng(list(hashlib.sha256(record.id.encode()).digest()))
-        vae, size = self._vae.config, record.frames.shape[1:3]
-        canvas = draw_canvas(record.frames, vae.temporal_factor, rng)
-        frames = context_frames(lambda pieces, count: self._encode(pieces, count, *size), canvas, (), vae)
-        unit = StoredUnit.pack(frames[0], 2 * vae.z_dim)
+        height, width = record.frames.shape[1:3]
+        encode = partial(self._encode, height=height, width=width)
+        unit = units_of(self._found.config).make(self.units, record.frames, encode, rng)
         return {"unit": unit.latents, "unit_mask": unit.mask}
 
     def _encode(self, pieces: Iterable[Float["1 g h w 3"]], frames: int, height: int, width: int) -> jax.Array:

@@ -25,10 +25,10 @@ from jax.sharding import PartitionSpec as P
 from wan_jax import sharding
 from wan_jax.data import shards
 from wan_jax.data.buckets import Bucket
+from wan_jax.data.units import StoredUnit
 from wan_jax.errors import WanError
 from wan_jax.tokenizer import Tokenizer
 from wan_jax.typing import Bool, Float, Int, UInt8
-from wan_jax.vcu import StoredUnit
 
 _READING = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)  # batches that are read ahead
 _KEPT_SHARE = 0.2  # of the host's memory: a split up to this size stays there
@@ -44,7 +44,7 @@ class Batch:
         ids: of the clips in the rows that this process holds, in order.
         latents: float32.
         captions: umT5 states, float32, zero past the end of a caption; or ids and mask of the tokens.
-        unit: what a VACE model is shown of each clip, where the dataset holds that.
+        unit: what a model is shown of each clip, where the dataset holds that.
     """
 
     ids: list[str]

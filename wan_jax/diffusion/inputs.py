@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from wan_jax.models.dit import PATCH
 from wan_jax.models.layers import repeated
-from wan_jax.typing import Float, Int, typechecked
+from wan_jax.typing import Bool, Float, Int, typechecked
 
 
 @typechecked
@@ -21,6 +21,7 @@ def network_inputs(
     timestep: Float[" b"],
     clean: Float["a g h w c"] | None,
     channels: Float["a f h w m"] | None,
+    shown: Bool[" b"] | None = None,
 ) -> tuple[Float["b f h w n"], Float["b r"], Int[" t"] | None]:
     """The first arguments of `DiT`: latents, distinct timesteps, and which of them each token has.
 
@@ -29,13 +30,14 @@ def network_inputs(
         timestep: of each sample, 0 … 1000.
         clean: latent frames at the start that are given; they are shown at timestep 0 (Wan2.2,
             wan/textimage2video.py).
-        channels: see `wan_jax.conditioning`.
+        channels, shown: see `wan_jax.conditioning`.
     """
     _, frames, height, width, _ = noisy.shape
     timestep, row = timestep[:, None], None
     if clean is not None:
-        noisy = impose(noisy, clean)
-        timestep = jnp.concatenate([jnp.zeros_like(timestep), timestep], axis=1)
+        shown = jnp.ones(len(noisy), bool) if shown is None else shown
+        noisy = jnp.where(shown[:, None, None, None, None], impose(noisy, clean), noisy)
+        timestep = jnp.concatenate([jnp.where(shown[:, None], 0, timestep), timestep], axis=1)
         row = jnp.repeat(jnp.arange(frames) >= clean.shape[1], height * width // PATCH**2).astype(jnp.int32)
     if channels is not None:
         noisy = jnp.concatenate([noisy, repeated(channels, len(noisy))], axis=-1)

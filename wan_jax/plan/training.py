@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from wan_jax import sharding
+from wan_jax.data.units import StoredUnit, units_of
 from wan_jax.models.dit import PATCH
 from wan_jax.models.flops import forward_flops
 from wan_jax.plan.compiled import Program, compile_program
@@ -78,7 +79,8 @@ class TrainJob:
         with jax.set_mesh(self.mesh):
             shape = (batch, *self.clip)
             latents = self._on_mesh(jax.ShapeDtypeStruct(shape, jnp.float32), sharding.latent_spec(shape))
-            clips = Clips(latents, self._captions(batch, P(sharding.split(batch).batch or None)))
+            captions = self._captions(batch, P(sharding.split(batch).batch or None))
+            clips = Clips(latents, captions, self._unit(latents) if self.config.needs_units else None)
             return lower_step(self.config, state, self._frozen(), clips, self._captions(1, P()))
 
     def resident_bytes(self, name: str) -> int:
@@ -129,6 +131,11 @@ class TrainJob:
             return self._on_mesh(ids, spec), self._on_mesh(mask, spec)
         states = (*shape, self.config.model.transformer.text_dim)
         return self._on_mesh(jax.ShapeDtypeStruct(states, jnp.float32), spec)
+
+    def _unit(self, latents: jax.ShapeDtypeStruct) -> StoredUnit:
+        widths, dtypes = units_of(self.config.model).widths, (jnp.float32, jnp.uint8)
+        shapes = (jax.ShapeDtypeStruct((*latents.shape[:-1], n), dtype) for n, dtype in zip(widths, dtypes))
+        return StoredUnit(*(self._on_mesh(x, latents.sharding.spec) for x in shapes))
 
     def _on_mesh(self, x: jax.ShapeDtypeStruct, spec: P) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))

@@ -133,7 +133,19 @@ class TrainConfig(RunConfig):
             return 0.0, 1.0
         return (boundary, 1.0) if self.component == "transformer" else (0.0, boundary)
 
+    @property
+    def needs_units(self) -> bool:
+        """Whether the data have to say what is shown of each clip; see `wan_jax.data.units`."""
+        return self.model.shows_images_as_channels or "/vace/" in self.trainable
+
     def check(self):
+        if self.model.image_encoder is not None:
+            raise WanError(
+                f"model={self.model.name!r} sees pictures through CLIP, which is not trained here; image-to-video "
+                "models without are, such as wan22_i2v_a14b"
+            )
+        if self.sample_prompts and self.model.shows_images_as_channels:
+            raise WanError(f"sample_prompts: {self.model.name} makes no video of a prompt alone; leave them out")
         boundary = self.model.boundary_ratio
         if boundary is not None and not 0 < boundary < 1:
             raise WanError(f"model.boundary_ratio={boundary} is not between 0 and 1, such as 0.875")

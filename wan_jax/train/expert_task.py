@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from wan_jax import __version__, lora
 from wan_jax.data.loader import Batch, Dataset, batches, validation_clips
+from wan_jax.data.units import StoredUnit, units_of
 from wan_jax.errors import WanError
 from wan_jax.models.flops import forward_flops
 from wan_jax.train.config import TrainConfig
@@ -108,7 +109,7 @@ def clips_of(batch: Batch, config: TrainConfig) -> Clips:
     """What a step takes of a batch.
 
     Raises:
-        WanError: its latents are another model's.
+        WanError: its latents or units are another model's.
     """
     channels = batch.latents.shape[-1]
     if channels != config.model.vae.z_dim:
@@ -116,8 +117,16 @@ def clips_of(batch: Batch, config: TrainConfig) -> Clips:
             f"data={config.data!r} holds latents of {channels} channels, those of {config.model.name} have "
             f"{config.model.vae.z_dim}: build it with this model's autoencoder"
         )
-    if batch.unit is not None and not config.model.takes_context:
-        raise WanError(f"data={config.data!r} holds condition units, which {config.model.name} does not take")
-    if batch.unit is None and "/vace/" in config.trainable:
-        raise WanError(f"data={config.data!r} holds no condition units to train on: build it with --units")
+    _check_unit(batch.unit, config)
     return Clips(batch.latents, batch.captions, batch.unit)
+
+
+def _check_unit(unit: StoredUnit | None, config: TrainConfig):
+    model = config.model
+    if unit is None:
+        if config.needs_units:
+            raise WanError(f"data={config.data!r} holds no units, which {model.name} needs: build it with --units all")
+    elif not (model.takes_context or model.shows_images_as_channels):
+        raise WanError(f"data={config.data!r} holds units, which {model.name} does not take: build it without --units")
+    elif unit.latents.shape[-1] != units_of(model).widths[0]:
+        raise WanError(f"data={config.data!r} holds units of another kind of model: build it with {model.name}")

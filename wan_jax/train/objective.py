@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from wan_jax.conditioning import Conditioning
 from wan_jax.diffusion import flow
 from wan_jax.diffusion.inputs import network_inputs
-from wan_jax.typing import Float, typechecked
+from wan_jax.typing import Bool, Float, typechecked
 
 
 @typechecked
@@ -26,14 +26,23 @@ def flow_matching_loss(
         clean: normalised latents of the clips.
         noise: standard normal.
         sigma: noise level of each clip; the network is told 1000 · sigma.
-        conditioning: what else it is told.  Its clean frames are shown as they are and do not count.
+        conditioning: what else it is told.  Clean frames that are given stay as they are and do not count.
     """
     noisy = flow.interpolate(clean, noise, sigma[:, None, None, None, None])
     timestep = sigma * flow.TRAIN_TIMESTEPS
-    inputs, timestep, row = network_inputs(noisy, timestep, conditioning.clean, conditioning.channels)
+    given = conditioning.clean, conditioning.channels, conditioning.shown
+    inputs, timestep, row = network_inputs(noisy, timestep, *given)
     error = predict(inputs, timestep, conditioning.text, row, conditioning.context) - flow.velocity(clean, noise)
-    given = 0 if conditioning.clean is None else conditioning.clean.shape[1]
-    return jnp.square(error[:, given:].astype(jnp.float32)).mean(axis=(1, 2, 3, 4))
+    squares = jnp.square(error.astype(jnp.float32)).mean(axis=(2, 3, 4))
+    return squares.mean(axis=1, where=_learned(conditioning, *squares.shape))
+
+
+def _learned(conditioning: Conditioning, count: int, frames: int) -> Bool["b f"]:
+    """Of each latent frame whether it had to be predicted: all but those that were given."""
+    if conditioning.clean is None:
+        return jnp.ones((count, frames), bool)
+    shown = jnp.ones(count, bool) if conditioning.shown is None else conditioning.shown
+    return (jnp.arange(frames) >= conditioning.clean.shape[1]) | ~shown[:, None]
 
 
 @typechecked

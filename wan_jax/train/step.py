@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from wan_jax import lora, sharding
-from wan_jax.models.dit import Context, DiT
+from wan_jax.data.units import StoredUnit, units_of
+from wan_jax.models.dit import DiT
 from wan_jax.models.umt5 import UMT5Encoder
 from wan_jax.train.config import TrainConfig
 from wan_jax.train.objective import drop_captions, flow_matching_loss
@@ -16,7 +17,6 @@ from wan_jax.train.optimizer import learning_rate, make_optimizer
 from wan_jax.train.state import TrainState, advance, all_finite, average, cast, join
 from wan_jax.train.timesteps import sample_sigma
 from wan_jax.typing import Bool, Float, Int, Params
-from wan_jax.vcu import StoredUnit
 
 # umT5 states [b s d], or ids and mask [b s] of the tokens to make them from.
 Captions = Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
@@ -24,7 +24,7 @@ Captions = Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
 
 @flax.struct.dataclass
 class Clips:
-    """What a network sees of a batch: normalised latents, float32, captions, and a VACE model its condition units."""
+    """What a network sees of a batch: normalised latents, float32, captions, and units if its model takes any."""
 
     latents: Float["b f h w c"]
     captions: Captions
@@ -137,7 +137,7 @@ def _losses(networks, clips: Clips, noise, sigma, text, key, config: TrainConfig
 
     conditioning = config.condition(clips.latents, text, key)
     if clips.unit is not None:
-        conditioning = conditioning.replace(context=Context(clips.unit.unpack(), jnp.ones(())))
+        conditioning = conditioning.replace(**units_of(config.model).conditions(clips.unit))
     return flow_matching_loss(predict, clips.latents, noise, sigma, conditioning)
 
 

@@ -1,0 +1,29 @@
+"""Fine-tunes all weights of Wan2.2-TI2V-5B for both of its tasks: half of the clips show their first latent frame.
+
+    python -m wan_jax data build --src clips --out data --model wan22_ti2v_5b --size 1280x704 --frames 121 --fps 24
+    python -m wan_jax train --config configs/train_wan22_ti2v_5b.py data=data out=runs
+    python -m wan_jax generate --model runs/models/wan22_ti2v_5b --image cat.jpg --prompt "…"
+
+A frame that is shown stays clean, at timestep 0, and is not learned.  Sizes are multiples of 32, as this autoencoder
+makes one latent of 16×16 pixels.  Weights, moments and average take 80 GB in float32, over all devices.
+"""
+
+from configs import wan22_ti2v_5b
+from wan_jax.conditioning import text_image_to_video
+from wan_jax.train.config import Optimizer, TrainConfig
+
+
+def get_config() -> TrainConfig:
+    return TrainConfig(
+        name="wan22_ti2v_5b",
+        model=wan22_ti2v_5b.get_config(),
+        base="wan22_ti2v_5b",
+        init="wan22_ti2v_5b",
+        condition=text_image_to_video,
+        steps=2000,
+        batch=16,
+        ema=0.999,
+        optimizer=Optimizer(learning_rate=1e-5, weight_decay=1e-3, warmup_steps=100),
+        save_every=250,
+        validate_every=250,
+    )
