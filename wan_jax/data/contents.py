@@ -19,7 +19,7 @@ from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.loading import Model, Weights, locate, open_model
 from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.typing import Float, UInt8
-from wan_jax.vcu import StoredUnit, context_frames
+from wan_jax.vcu import Grey, StoredUnit, context_frames
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Latents:
         self._found: Model = open_model(str(folder), self._dtype)
         self._vae = WanVAE(self._found.config.vae, self._vae_dtype)
         self.model = {"name": name, "fingerprint": self._found.fingerprint()}
+        self._grey: dict[Grey, jax.Array] = {}  # latents
 
     @property
     def features(self) -> Mapping[str, tfds.features.FeatureConnector]:
@@ -145,9 +146,17 @@ class Latents:
         rng = np.random.default_rng(list(hashlib.sha256(record.id.encode()).digest()))
         vae, size = self._vae.config, record.frames.shape[1:3]
         canvas = draw_canvas(record.frames, vae.temporal_factor, rng)
-        frames = context_frames(lambda pieces, count: self._encode(pieces, count, *size), canvas, (), vae)
+        frames = context_frames(lambda pieces, count: self._encode_part(pieces, count, *size), canvas, (), vae)
         unit = StoredUnit.pack(frames[0], 2 * vae.z_dim)
         return {"unit": unit.latents, "unit_mask": unit.mask}
+
+    def _encode_part(self, pieces: Iterable[Float["1 g h w 3"]], frames: int, height: int, width: int) -> jax.Array:
+        """Of a unit, in which nothing is followed: a third of all encoding would be of the same grey clip."""
+        if not isinstance(pieces, Grey):
+            return self._encode(pieces, frames, height, width)
+        if pieces not in self._grey:
+            self._grey[pieces] = self._encode(pieces, frames, height, width)
+        return self._grey[pieces]
 
     def _encode(self, pieces: Iterable[Float["1 g h w 3"]], frames: int, height: int, width: int) -> jax.Array:
         with jax.set_mesh(self._mesh):
