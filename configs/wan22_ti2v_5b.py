@@ -1,6 +1,6 @@
 """Wan2.2-TI2V-5B: one 5B transformer and the 4×16×16 autoencoder, for 720p at 24 frames a second on one device.
 
-    python -m wan_jax generate --model wan22_ti2v_5b --prompt "A corgi runs along a beach"
+    python -m wan_jax generate --model wan22_ti2v_5b --prompt "A corgi runs along a beach" [--image corgi.jpg]
 
 Needs about 10 GB for the transformer in bfloat16, 11.4 GB for umT5 and 2.8 GB for the autoencoder.  Official sizes are
 1280×704 and 704×1280; width and height must be multiples of 32.  With `--image` it begins from that.

@@ -9,7 +9,7 @@ from wan_jax.config import VAEConfig, get_config
 from wan_jax.errors import WanError
 from wan_jax.models import streaming
 from wan_jax.models.wan_vae import WanVAE
-from wan_jax.vcu import Canvas, context_frames, fold_mask, frames_of_latents
+from wan_jax.vcu import Canvas, Grey, context_frames, fold_mask, frames_of_latents
 
 HEIGHT, WIDTH = 32, 48
 
@@ -85,6 +85,20 @@ def test_order_of_the_context(encode):
     for i, reference in enumerate(references):
         np.testing.assert_array_equal(context[:, i, ..., :16], encode([reference[None, None]], 1)[:, 0])
         assert not np.asarray(context[:, i, ..., 16:]).any()
+
+
+def test_a_clip_of_nothing_is_known(encode):
+    """What is grey throughout says so, and its latents are those of any grey clip, to the bit."""
+    _, encode = encode
+    video = np.random.default_rng(0).integers(256, size=(5, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    nothing, first, control = (
+        Canvas.blank(5, HEIGHT, WIDTH),
+        editing.first_last(video[0], None, 5),
+        editing.follow(video),
+    )
+    parts = [part for canvas in (nothing, first, control) for part in (canvas.inactive(), canvas.reactive())]
+    assert [part == Grey(5, HEIGHT, WIDTH) for part in parts] == [True, True, False, True, True, False]
+    np.testing.assert_array_equal(encode(parts[3], 5), encode(np.zeros((1, 5, HEIGHT, WIDTH, 3), np.float32), 5))
 
 
 @pytest.mark.parametrize("seed", range(4))

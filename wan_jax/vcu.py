@@ -6,8 +6,10 @@ before F as frames of their own.  Text to video is a grey F with M = 1; with a f
 controlled it is another F and M, and nothing else changes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,22 @@ from wan_jax.typing import Bool, Float, typechecked
 
 GREY = 0.5  # which is 0 to the autoencoder: nothing is known, nothing is asked
 
-Encode = Callable[[Iterator[Float["1 g h w 3"]], int], Float["1 f h w c"]]
+Encode = Callable[[Iterable[Float["1 g h w 3"]], int], Float["1 f h w c"]]
+
+
+@dataclass(frozen=True)
+class Grey:
+    """A clip of which nothing is shown, frame by frame.
+
+    Its latents depend on its size alone, so who encodes many may keep them.
+    """
+
+    count: int
+    height: int
+    width: int
+
+    def __iter__(self) -> Iterator[Float["1 1 h w 3"]]:
+        return itertools.repeat(np.zeros((1, 1, self.height, self.width, 3), np.float32), self.count)
 
 
 @dataclass(frozen=True)
@@ -39,17 +56,19 @@ class Canvas:
         size = count, height, width
         return cls(np.full((*size, 3), GREY, np.float32), np.ones(size, bool))
 
-    def inactive(self) -> Iterator[Float["1 1 h w 3"]]:
+    def inactive(self) -> Iterable[Float["1 1 h w 3"]]:
         """What is kept, frame by frame, in [-1, 1]; the rest is grey."""
-        return self._parts(~self.mask)
+        return self._part(~self.mask)
 
-    def reactive(self) -> Iterator[Float["1 1 h w 3"]]:
+    def reactive(self) -> Iterable[Float["1 1 h w 3"]]:
         """What is to be followed; the rest is grey."""
-        return self._parts(self.mask)
+        return self._part(self.mask)
 
-    def _parts(self, shown: Bool["f h w"]) -> Iterator[Float["1 1 h w 3"]]:
-        for frame, here in zip(self.frames, shown):
-            yield np.where(here[..., None], 2 * frame - 1, np.float32(0))[None, None]
+    def _part(self, shown: Bool["f h w"]) -> Iterable[Float["1 1 h w 3"]]:
+        frames = list(zip(self.frames, shown))
+        if all((frame[here] == GREY).all() for frame, here in frames):
+            return Grey(*self.mask.shape)
+        return (np.where(here[..., None], 2 * frame - 1, np.float32(0))[None, None] for frame, here in frames)
 
 
 @typechecked
@@ -90,6 +109,21 @@ def context_frames(
     shown = jnp.concatenate([latents, jnp.asarray(mask)[None]], axis=-1)
     others = shown.shape[-1] - vae.z_dim
     return jnp.concatenate([*(_reference(encode, x, others) for x in references), shown], axis=1)
+
+
+def encoding_grey_once(encode: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`encode`, which takes pieces of a clip and whatever else, but the latest `Grey` that it met is encoded once."""
+    kept: dict[Grey, jax.Array] = {}
+
+    def once(pieces: Iterable[Float["1 g h w 3"]], *args: Any, **kwargs: Any) -> jax.Array:
+        if not isinstance(pieces, Grey):
+            return encode(pieces, *args, **kwargs)
+        if pieces not in kept:
+            kept.clear()
+            kept[pieces] = encode(pieces, *args, **kwargs)
+        return kept[pieces]
+
+    return once
 
 
 def _reference(encode: Encode, image: Float["h w 3"], others: int) -> jax.Array:

@@ -29,6 +29,7 @@ from wan_jax.train.models import starting_weights
 from wan_jax.train.start import write_start
 from wan_jax.train.state import join
 from wan_jax.train.step import loss
+from wan_jax.vcu import Grey, encoding_grey_once
 
 UNTRAINED = get_config("untrained")
 MODEL = dataclasses.replace(
@@ -84,6 +85,19 @@ def test_a_unit_is_the_pipelines_own(dataset):
         assert relative_error(shown[i, ..., :16], inactive) < 1e-3  # float16
         assert relative_error(shown[i, ..., 16:32], reactive) < 1e-3
         np.testing.assert_array_equal(shown[i, ..., 32:].reshape(3, 4, 4, 8, 8)[1], _blocks(canvas.mask[4]))
+
+
+def test_grey_is_encoded_once(dataset):
+    """For all clips of a size, and every unit is what it would be anyway."""
+    source, _ = dataset
+    kept, anew = (Latents("untrained", text=False, units="all") for _ in range(2))
+    anew._encode = anew._encode_clip
+    encoded, encode = [], kept._encode_clip
+    kept._encode = encoding_grey_once(lambda pieces, *a, **size: encoded.append(pieces) or encode(pieces, *a, **size))
+    for i in range(4):
+        record = source.read("train_32x32x9", i)
+        jax.tree.map(np.testing.assert_array_equal, kept.of(record), anew.of(record))
+    assert sum(isinstance(pieces, Grey) for pieces in encoded) == 1
 
 
 def _canvas_of(record):

@@ -104,6 +104,36 @@ def test_plan_of_a_small_model():
     assert report["video_s"] == pytest.approx(expected, abs=0.01)
 
 
+def test_what_conditions_are_made_by():
+    """A small model that is shown pictures by CLIP and as channels, and one that is shown a first frame alone."""
+    found = run("""
+from dataclasses import replace
+from wan_jax.config import CLIPConfig, get_config
+from wan_jax.pipelines.request import Request
+from wan_jax.plan.programs import Job
+
+small = get_config("untrained")
+clip = CLIPConfig(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2)
+width = small.transformer.dim
+seeing = replace(small.transformer, in_channels=36, image_dim=128, added_kv_proj_dim=width, pos_embed_seq_len=514)
+own = dict.fromkeys(("height", "width", "num_frames", "num_inference_steps", "flow_shift"))
+own |= dict.fromkeys(("guidance_scale", "guidance_scale_2")) | dict(seed=0, solver="unipc", sigma_grid="wan")
+found = []
+for config in (replace(small, transformer=seeing, image_encoder=clip), replace(small, expand_timesteps=True)):
+    job = Job(config, Request.make(config, "", None, **own), mesh)
+    programs = [name for name in job.runs if name not in ("text_encoder", "vae_decode")]
+    found.append({name: job.compile(name).argument_bytes for name in programs})
+print(json.dumps(found))
+""")
+    assert [list(programs) for programs in found] == [
+        ["image_encoder", "vae_encode", "denoise"],
+        ["vae_encode", "denoise"],
+    ]
+    seen, first = found
+    assert seen["image_encoder"] > 2 * 224 * 224 * 3 * 4 / 8  # two pictures
+    assert seen["vae_encode"] > first["vae_encode"]  # a chunk and its cache
+
+
 def test_a_real_model_is_planned():
     """12 heads on 8 chips take Ulysses and a ring."""
     arguments = "--model wan21_t2v_1_3b --topology v6e:2x4 --mesh context=8 --size 832x480 --json"

@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from wan_jax import sharding
 from wan_jax.config import get_config
 from wan_jax.errors import WanError
 from wan_jax.pipelines.request import Request
@@ -15,7 +16,8 @@ from wan_jax.plan.topology import parse_topology
 CONFIG = get_config("wan22_t2v_a14b")
 OWN = dict.fromkeys(("height", "width", "num_frames", "num_inference_steps"))
 OWN |= dict.fromkeys(("guidance_scale", "guidance_scale_2", "flow_shift"))
-REQUEST = Request.make(CONFIG, "", None, **OWN, seed=0, solver="unipc", sigma_grid="wan")
+OWN |= {"seed": 0, "solver": "unipc", "sigma_grid": "wan"}
+REQUEST = Request.make(CONFIG, "", None, **OWN)
 GIB = 2**30
 
 
@@ -65,6 +67,43 @@ def test_seconds_and_utilisation(slice_of_8):
     assert result["video_s"] == 2 + 40 + 21  # texts, steps, latent frames
     # 13,047 TFLOP a guided step at 720p, worked out elsewhere, with the text's keys and values that are made once.
     assert result["programs"]["denoise"]["mfu"] == pytest.approx(13047e12 / 8 / 918e12, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "model, runs",
+    [
+        ("wan22_t2v_a14b", {"text_encoder": 2, "denoise": 40, "vae_decode": 21}),
+        ("wan22_ti2v_5b", {"text_encoder": 2, "vae_encode": 1, "denoise": 50, "vae_decode": 31}),
+        ("wan22_i2v_a14b", {"text_encoder": 2, "vae_encode": 21, "denoise": 40, "vae_decode": 21}),
+        (
+            "wan21_flf2v_14b",
+            {"text_encoder": 2, "image_encoder": 1, "vae_encode": 21, "denoise": 50, "vae_decode": 21},
+        ),
+        ("wan21_vace_14b", {"text_encoder": 2, "vae_encode": 42, "denoise": 50, "vae_decode": 21}),
+    ],
+)
+def test_what_a_model_is_shown_is_counted(slice_of_8, model, runs):
+    """Every program takes a second here."""
+    config = get_config(model)
+    request = Request.make(config, "", None, **OWN)
+    result = report.plan(config, request, slice_of_8, "context=8")
+    assert list(result["programs"]) == list(runs)
+    assert result["video_s"] == sum(runs.values())
+    assert Job(config, request, sharding.as_mesh("context=8", slice_of_8.devices)).runs == runs
+
+
+def test_conditions_of_a_step():
+    """Those that the pipeline makes, as its own tests on real pictures have them."""
+    mesh = sharding.as_mesh("context=8", jax.devices()[:8])
+
+    def shapes(model: str):
+        config = get_config(model)
+        return jax.tree.map(lambda x: x.shape, Job(config, Request.make(config, "", None, **OWN), mesh)._conditions())
+
+    assert shapes("wan22_t2v_a14b") == {}
+    assert shapes("wan22_ti2v_5b") == {"clean": (1, 1, 44, 80, 48)}
+    assert shapes("wan22_i2v_a14b") == {"channels": (1, 21, 90, 160, 20)}
+    assert shapes("wan21_vace_1_3b")["context"].frames == (1, 21, 60, 104, 96)
 
 
 def test_a_mesh_of_another_size(slice_of_8):

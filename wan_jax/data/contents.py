@@ -21,6 +21,7 @@ from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.loading import Model, Weights, locate, open_model
 from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.typing import Float, UInt8
+from wan_jax.vcu import encoding_grey_once
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Latents:
         self._vae = WanVAE(self._found.config.vae, self._vae_dtype)
         self.model = {"name": name, "fingerprint": self._found.fingerprint()}
         self.units = choose_tasks(units, self._found.config) if units else ()
+        self._encode = encoding_grey_once(self._encode_clip)  # which would be a third of all encoding
 
     @property
     def features(self) -> Mapping[str, tfds.features.FeatureConnector]:
@@ -164,11 +166,9 @@ class Latents:
         unit = units_of(self._found.config).make(self.units, record.frames, encode, rng)
         return {"unit": unit.latents, "unit_mask": unit.mask}
 
-    def _encode(self, pieces: Iterable[Float["1 g h w 3"]], frames: int, height: int, width: int) -> jax.Array:
+    def _encode_clip(self, pieces: Iterable[Float["1 g h w 3"]], frames: int, height: int, width: int) -> jax.Array:
         with jax.set_mesh(self._mesh):
-            chunk = streaming.best_chunk(1 + (frames - 1) // self._vae.config.temporal_factor, height, width)
-            chunks = streaming.encode_chunks(self._vae, self._weights["vae"], pieces, chunk)
-            return jax.numpy.concatenate(list(chunks), axis=1)
+            return streaming.encode_pieces(self._vae, self._weights["vae"], pieces, frames, height, width)
 
     def _states(self, caption: str) -> Float["s d"]:
         """Without the padding."""

@@ -91,6 +91,14 @@ def encode(vae: nn.Module, params: Params, video: Float["b f h w 3"], frames_per
     return jnp.concatenate(list(encode_chunks(vae, params, video, frames_per_chunk)), axis=1)
 
 
+def encode_pieces(
+    vae: nn.Module, params: Params, pieces: Iterable[Video], frames: int, height: int, width: int
+) -> Float["b g i j z"]:
+    """All of `encode_chunks` as one array, for a clip of so many frames of this size in pieces of any length."""
+    chunk = best_chunk(1 + (frames - 1) // vae.config.temporal_factor, height, width)
+    return jnp.concatenate(list(encode_chunks(vae, params, pieces, chunk)), axis=1)
+
+
 @typechecked
 def decode(
     vae: nn.Module, params: Params, latents: Float["b f h w z"], frames_per_chunk: int = 1

@@ -38,6 +38,7 @@ from wan_jax.pipelines.request import Request
 from wan_jax.pipelines.startup import StartUp
 from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.typing import Float, Params, UInt8
+from wan_jax.vcu import encoding_grey_once
 
 
 @dataclass
@@ -65,6 +66,7 @@ class WanPipeline:
         self._model = model
         self._startup = startup
         self._progress_bar = {"disable": False}
+        self._encode = encoding_grey_once(self._encode_clip)
         self._updates: list[str] = []  # digests of what was added to the weights
 
     @classmethod
@@ -293,11 +295,9 @@ class WanPipeline:
         tokens = executables.call(clip.encode_images, static, params=self._params("image_encoder"), pixels=pixels)
         return tokens.reshape(1, -1, tokens.shape[-1])
 
-    def _encode(self, pieces: Iterable[Float["b f h w 3"]], frames: int, height: int, width: int) -> jax.Array:
+    def _encode_clip(self, pieces: Iterable[Float["b f h w 3"]], frames: int, height: int, width: int) -> jax.Array:
         """The latents of a clip of so many frames, in pieces of any length."""
-        chunk = streaming.best_chunk(1 + (frames - 1) // self.config.vae.temporal_factor, height, width)
-        chunks = streaming.encode_chunks(self.vae, self.weights["vae"], pieces, chunk)
-        return jnp.concatenate(list(chunks), axis=1)
+        return streaming.encode_pieces(self.vae, self.weights["vae"], pieces, frames, height, width)
 
     def _denoise(
         self,

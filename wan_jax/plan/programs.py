@@ -14,7 +14,7 @@ from wan_jax.config import ComponentConfig, WanConfig
 from wan_jax.diffusion import sampling
 from wan_jax.diffusion.guidance import is_guided
 from wan_jax.diffusion.solvers import SolverState, make_steps
-from wan_jax.models import abstract_params, streaming, umt5
+from wan_jax.models import abstract_params, clip, streaming, umt5
 from wan_jax.models.dit import PATCH, Context
 from wan_jax.models.space import cache_spec
 from wan_jax.models.wan_vae import WanVAE
@@ -23,26 +23,50 @@ from wan_jax.plan.compiled import Program, compile_program
 from wan_jax.typing import Params
 
 DTYPE = jnp.dtype(jnp.bfloat16)  # what the pipeline takes for everything on a TPU
-_FUNCTIONS = {"text_encoder": "encode_prompt", "denoise": "denoise", "vae_decode": "vae_step"}
-PROGRAMS = tuple(_FUNCTIONS)
+_FUNCTIONS = {
+    "text_encoder": "encode_prompt",
+    "image_encoder": "encode_images",
+    "vae_encode": "vae_step",
+    "denoise": "denoise",
+    "vae_decode": "vae_step",
+}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A video to make on a mesh of devices that need not be there."""
+    """A video to make on a mesh of devices that need not be there.
+
+    A model that can be shown a first frame, or frames to keep and to follow, is; there are no references.
+    """
 
     config: WanConfig
     request: Request
     mesh: Mesh
 
     def compile(self, name: str) -> Program:
-        """Compiles one of `PROGRAMS`.
+        """Compiles one of `runs`.
 
         Raises:
             WanError: the compiler fails, for another reason than memory.
         """
         kind = self.mesh.devices.flat[0].device_kind
         return compile_program(name, getattr(self, name), kind, _FUNCTIONS[name])
+
+    @property
+    def runs(self) -> dict[str, float]:
+        """The programs in their order, and how often each runs for the videos.
+
+        The first latent frame of a clip counts as the others do, which take more.
+        """
+        request = self.request
+        counts = {
+            "text_encoder": self.predictions * len(request.prompt),
+            "image_encoder": 0 if self.config.image_encoder is None else 1,
+            "vae_encode": sum(self._encoded) / self._chunk(max(self._encoded, default=1)),
+            "denoise": request.num_inference_steps,
+            "vae_decode": self._frames / self._chunk(self._frames),
+        }
+        return {name: count for name, count in counts.items() if count}
 
     def text_encoder(self) -> jax.stages.Lowered:
         """One prompt."""
@@ -51,6 +75,14 @@ class Job:
         ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
         with jax.set_mesh(self.mesh):
             return umt5.encode_prompt.lower(params, ids, mask, config=config, dtype=DTYPE)
+
+    def image_encoder(self) -> jax.stages.Lowered:
+        """All pictures that the transformer is shown."""
+        params, config = self.params("image_encoder"), self.config.image_encoder
+        pictures = self._image().shape[1] // config.num_tokens
+        pixels = jax.ShapeDtypeStruct((pictures, config.image_size, config.image_size, 3), jnp.float32)
+        with jax.set_mesh(self.mesh):
+            return clip.encode_images.lower(params, pixels, config=config, dtype=DTYPE)
 
     def denoise(self) -> jax.stages.Lowered:
         """One step with one expert; both predictions if it is guided."""
@@ -67,34 +99,61 @@ class Job:
             state = SolverState(*4 * [self._latents()])
             return sampling.denoise.lower(params, state, text, steps, 0, 1, scale, **self._conditions(), **static)
 
-    def _conditions(self) -> dict[str, Any]:
-        """The arguments of a step that make its task, whole on every device, as the autoencoder leaves them."""
-        transformer, (_, *size, channels) = self.config.transformer, self.request.latent_shape(self.config)
-
-        def whole(features: int) -> jax.ShapeDtypeStruct:
-            return self._on_mesh(jax.ShapeDtypeStruct((1, *size, features), jnp.float32), PartitionSpec())
-
-        if self.config.takes_context:
-            scale = jax.ShapeDtypeStruct((len(transformer.vace_layers),), jnp.float32)
-            return {"context": Context(whole(transformer.vace_in_channels), self._on_mesh(scale, PartitionSpec()))}
-        more = transformer.in_channels - channels
-        return {"channels": whole(more)} if more else {}
+    def vae_encode(self) -> jax.stages.Lowered:
+        """A chunk after the first frame; that frame where it is all."""
+        frames = max(self._encoded)
+        length = self._chunk(frames) * self.config.vae.temporal_factor
+        return self._vae_step("encode", self._pixels(1), self._pixels(length) if frames > 1 else None)
 
     def vae_decode(self) -> jax.stages.Lowered:
         """A chunk after the first latent frame."""
+        return self._vae_step("decode", self._latents(1), self._latents(self._chunk(self._frames)))
+
+    def _vae_step(
+        self, method: str, first: jax.ShapeDtypeStruct, chunk: jax.ShapeDtypeStruct | None
+    ) -> jax.stages.Lowered:
+        """A chunk that follows the first, or the first."""
         vae, params = WanVAE(self.config.vae, DTYPE), self.params("vae")
         with jax.set_mesh(self.mesh):
-            frame, chunk = self._latents(frames=1), self._latents(frames=self.vae_chunk)
-            _, cache = jax.eval_shape(partial(streaming.vae_step, vae, method="decode", cache=None), params, frame)
+            if chunk is None:
+                return streaming.vae_step.lower(vae, params, first, None, method)
+            _, cache = jax.eval_shape(partial(streaming.vae_step, vae, method=method, cache=None), params, first)
             cache = jax.tree.map(lambda x: self._on_mesh(x, cache_spec(self.mesh)), cache)
-            return streaming.vae_step.lower(vae, params, chunk, cache, "decode")
+            return streaming.vae_step.lower(vae, params, chunk, cache, method)
+
+    def _conditions(self) -> dict[str, Any]:
+        """The arguments of a step that make its task, whole on every device, as the autoencoder leaves them."""
+        transformer, (_, count, *size, channels) = self.config.transformer, self.request.latent_shape(self.config)
+
+        def whole(frames: int, features: int) -> jax.ShapeDtypeStruct:
+            return self._on_mesh(jax.ShapeDtypeStruct((1, frames, *size, features), jnp.float32), PartitionSpec())
+
+        if self.config.takes_context:
+            scale = jax.ShapeDtypeStruct((len(transformer.vace_layers),), jnp.float32)
+            context = whole(count, transformer.vace_in_channels)
+            return {"context": Context(context, self._on_mesh(scale, PartitionSpec()))}
+        if self.config.shows_images_as_channels:
+            return {"channels": whole(count, transformer.in_channels - channels)}
+        return {"clean": whole(1, channels)} if self.config.expand_timesteps else {}
 
     @property
-    def vae_chunk(self) -> int:
-        """Latent frames that are decoded at a time."""
-        count = self.request.latent_shape(self.config)[1]
+    def _frames(self) -> int:
+        """Latent frames of a video."""
+        return self.request.latent_shape(self.config)[1]
+
+    @property
+    def _encoded(self) -> list[int]:
+        """Latent frames of each clip that is encoded: what is kept and what is followed; a first frame, and grey."""
+        if self.config.takes_context:
+            return 2 * [self._frames]
+        if self.config.shows_images_as_channels:
+            return [self._frames]
+        return [1] if self.config.expand_timesteps else []
+
+    def _chunk(self, frames: int) -> int:
+        """How many latent frames of a clip are encoded or decoded at a time."""
         with jax.set_mesh(self.mesh):
-            return streaming.best_chunk(count, self.request.height, self.request.width)
+            return streaming.best_chunk(frames, self.request.height, self.request.width)
 
     @property
     def predictions(self) -> int:
@@ -114,7 +173,7 @@ class Job:
 
     def resident_bytes(self, name: str) -> int:
         """The weights that stay on a device while program `name` runs beside them."""
-        at_work = {"denoise": self.config.transformers[0], "vae_decode": "vae"}.get(name, name)
+        at_work = {"denoise": self.config.transformers[0], "vae_encode": "vae", "vae_decode": "vae"}.get(name, name)
         return sum(self.weight_bytes(part) for part in checkpoint.components(self.config) if part != at_work)
 
     def flops(self, name: str) -> float | None:
@@ -148,6 +207,10 @@ class Job:
             return None
         tokens = transformer.pos_embed_seq_len or encoder.num_tokens
         return jax.ShapeDtypeStruct((1, tokens, transformer.image_dim), jnp.float32)
+
+    def _pixels(self, frames: int) -> jax.ShapeDtypeStruct:
+        """Of a clip in host memory, which goes where the program wants it."""
+        return jax.ShapeDtypeStruct((1, frames, self.request.height, self.request.width, 3), jnp.float32)
 
     def _latents(self, frames: int | None = None) -> jax.ShapeDtypeStruct:
         batch, all_frames, *rest = self.request.latent_shape(self.config)

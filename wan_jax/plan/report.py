@@ -19,7 +19,7 @@ from wan_jax.plan.compiled import Program
 from wan_jax.plan.cost import CATEGORIES, Cost, read_cost
 from wan_jax.plan.links import Slice
 from wan_jax.plan.meshes import candidates, holds_weights, mesh_text
-from wan_jax.plan.programs import DTYPE, PROGRAMS, Job
+from wan_jax.plan.programs import DTYPE, Job
 from wan_jax.plan.topology import Topology, larger, libtpu_version
 from wan_jax.plan.training import TrainJob
 
@@ -55,10 +55,10 @@ def plan(config: WanConfig, request: Request, topology: Topology, mesh: str | No
 
     known = {mesh_text(other): report for other, report in zip(others, tried) if report is not None}
     denoise = {"denoise": known[mesh_text(job.mesh)]} if mesh_text(job.mesh) in known else {}
-    missing = [name for name in PROGRAMS if name not in denoise]
+    missing = [name for name in job.runs if name not in denoise]
     compiled = at_once(lambda name: assess(job, topology, name, job.compile(name)), missing, "program")
     found = dict(zip(missing, compiled)) | denoise
-    programs = {name: found[name] for name in PROGRAMS}
+    programs = {name: found[name] for name in job.runs}
     fits = all(program["fits"] for program in programs.values())
     return {
         "model": config.name,
@@ -123,16 +123,10 @@ def _costs(job: Job | TrainJob, topology: Topology, name: str, cost: Cost) -> di
 
 
 def _video_seconds(job: Job, programs: dict[str, dict]) -> float | None:
-    """All prompts, all steps, and all latent frames, of which the first is cheaper than it is counted here."""
-    request = job.request
-    runs = {
-        "text_encoder": job.predictions * len(request.prompt),
-        "denoise": request.num_inference_steps,
-        "vae_decode": request.latent_shape(job.config)[1] / job.vae_chunk,
-    }
+    """All programs, as often as they run."""
     if any(program["step_s"] is None for program in programs.values()):
         return None
-    return round(sum(programs[name]["step_s"] * count for name, count in runs.items()), 2)
+    return round(sum(programs[name]["step_s"] * count for name, count in job.runs.items()), 2)
 
 
 def _denoise_on(job: Job, mesh: Mesh, topology: Topology) -> dict[str, Any] | None:
