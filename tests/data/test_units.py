@@ -161,6 +161,7 @@ def test_from_clips_to_a_video(tmp_path, model, units, side, condition):
     "model, units, message",
     [
         (I2V, None, "holds no units, which i2v needs: build it with --units all"),
+        (MODEL, None, "holds no units, which untrained needs"),
         (I2V, "context", "holds units of another kind of model: build it with i2v"),
         (MODEL, "image", "holds units of another kind of model: build it with untrained"),
         (UNTRAINED, "image", "holds units, which untrained does not take: build it without --units"),

@@ -136,7 +136,7 @@ class TrainConfig(RunConfig):
     @property
     def needs_units(self) -> bool:
         """Whether the data have to say what is shown of each clip; see `wan_jax.data.units`."""
-        return self.model.shows_images_as_channels or "/vace/" in self.trainable
+        return self.model.shows_images_as_channels or self.model.takes_context
 
     def check(self):
         if self.model.image_encoder is not None:

@@ -126,7 +126,7 @@ def _check_unit(unit: StoredUnit | None, config: TrainConfig):
     if unit is None:
         if config.needs_units:
             raise WanError(f"data={config.data!r} holds no units, which {model.name} needs: build it with --units all")
-    elif not (model.takes_context or model.shows_images_as_channels):
+    elif not config.needs_units:
         raise WanError(f"data={config.data!r} holds units, which {model.name} does not take: build it without --units")
     elif unit.latents.shape[-1] != units_of(model).widths[0]:
         raise WanError(f"data={config.data!r} holds units of another kind of model: build it with {model.name}")
