@@ -30,6 +30,7 @@ class Editing:
         grow: pixels by which --mask or --box is widened on all sides.
         outpaint: pixels to add around --video.
         extend: frames to add to --video; 40, 40after or 40before.
+        join: the video that --video leads over to, with the frames of --extend between them.
         control: what --video shows: depth, pose, flow, scribble or layout, made elsewhere; grey takes its colours.
         reference: a picture that the video is to resemble; up to three times.
         conditioning_scale: how strongly all of these tell; one number, or one for each context block.
@@ -42,6 +43,7 @@ class Editing:
     grow: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     outpaint: Annotated[str | None, flag("L,T,R,B", "none")] = None
     extend: Annotated[str | None, flag("N[before|after]", "none")] = None
+    join: Annotated[str | None, flag("FILE", "none")] = None
     control: Annotated[str | None, flag("KIND", "none")] = None
     reference: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, flag("FILE", "none")] = ()
     conditioning_scale: Annotated[str | None, flag("S[,S…]", "1")] = None
@@ -112,6 +114,8 @@ def _check(flags: Editing, image: Any, last_image: Any):
         raise WanError(f"--{needy[0]} is about a video: give --video too")
     if flags.video is not None and (image is not None or last_image is not None):
         raise WanError("--image and --last-image are frames of the video, and so is --video: give either")
+    if flags.join is not None and (flags.extend is None or not flags.extend.isdecimal()):
+        raise WanError("--join: say how many frames lie between the videos, such as --extend 40")
     if flags.grow and flags.mask is None and flags.box is None:
         raise WanError("--grow widens a --mask or --box: give one")
     if flags.grow < 0:
@@ -128,6 +132,8 @@ def _canvas(config: "WanConfig", flags: Editing, clip: "Clip", size, frames) -> 
 
     from wan_jax import editing
 
+    if flags.join is not None:
+        return _joined(config, flags, clip, size, frames)
     left, top, right, bottom = (
         numbers(flags.outpaint, "outpaint", "L,T,R,B in pixels", 4) if flags.outpaint else [0] * 4
     )
@@ -159,8 +165,7 @@ def _canvas(config: "WanConfig", flags: Editing, clip: "Clip", size, frames) -> 
 def _where(config: "WanConfig", flags: Editing, clip: "Clip", frames: int | None) -> tuple[slice, int]:
     """Which frames of the clip are shown, and the number of all."""
     added = _added(flags.extend) if flags.extend else 0
-    factor = config.vae.temporal_factor
-    count = frames or (min(clip.count + added, config.sampling.num_frames) - 1) // factor * factor + 1
+    count = frames or _most(config, clip.count + added)
     kept = count - added
     if kept < 1:
         raise WanError(f"--extend {flags.extend}: of {count} frames none is left for the video; add fewer")
@@ -168,6 +173,40 @@ def _where(config: "WanConfig", flags: Editing, clip: "Clip", frames: int | None
         raise WanError(f"--video has {clip.count} frames, {kept} are wanted: ask for fewer with --frames")
     ends = added and not flags.extend.endswith("before")
     return slice(clip.count - kept, clip.count) if ends else slice(0, kept), count
+
+
+def _joined(config: "WanConfig", flags: Editing, first: "Clip", size, frames) -> tuple["Canvas", str]:
+    """The end of --video, what is generated, and the beginning of --join: as much of each, if they have it."""
+    import numpy as np
+
+    from wan_jax import editing
+    from wan_jax.pipelines.clips import read_clip
+    from wan_jax.pipelines.vace import warn_of_crop
+
+    second = read_clip(flags.join, "--join", config.sampling.fps)
+    added = _added(flags.extend)
+    count = frames or _most(config, first.count + added + second.count)
+    kept = count - added
+    after = min(second.count, max(kept // 2, kept - first.count))
+    before = kept - after
+    if kept < 2:
+        raise WanError(f"--extend {flags.extend}: of {count} frames none is left for one of the videos; add fewer")
+    if before > first.count:
+        raise WanError(
+            f"--video and --join have {first.count} and {second.count} frames, {kept} are wanted: ask for fewer with "
+            "--frames"
+        )
+    width, height = _size(config, (first.height, first.width), *size)
+    warn_of_crop(second.height, second.width, height, width)
+    ends = itertools.islice(first, first.count - before, None), itertools.islice(second, after)
+    start, end = (np.stack(list(_fitted(frames, height, width))) for frames in ends)
+    return editing.keep_frames(count, (0, start), (count - after, end)), f"{added} frames between {before} and {after}"
+
+
+def _most(config: "WanConfig", frames: int) -> int:
+    """So many frames of a video, up to the model's own number."""
+    factor = config.vae.temporal_factor
+    return (min(frames, config.sampling.num_frames) - 1) // factor * factor + 1
 
 
 def _added(text: str) -> int:
