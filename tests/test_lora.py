@@ -1,5 +1,7 @@
 """Low-rank updates against W + alpha / rank · a·b worked out in NumPy, and their files."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from convert.export import export_model
 from convert.rules import flat
 from tests.compare import relative_error
 from tests.rearrange import to_jax, to_torch
-from wan_jax import WanPipeline, lora, sharding
+from wan_jax import WanPipeline, lora, lora_files, sharding
 from wan_jax.config import get_config
 from wan_jax.errors import WanError
 from wan_jax.models.dit import DiT, abstract_params
@@ -140,35 +142,91 @@ def params_of(tensors, layout):
     return unflatten_dict(values, sep="/")
 
 
-@pytest.mark.parametrize(
-    "layout, prefix, layers",
-    [
-        ("original", "diffusion_model.", {"blocks.0.self_attn.q": 3, "blocks.1.self_attn.k": 2, "blocks.1.ffn.2": 4}),
-        ("diffusers", "transformer.", {"blocks.0.attn1.to_q": 3, "blocks.1.attn2.to_out.0": 4}),
-    ],
-)
+STYLES = {
+    "ComfyUI": ("original", "diffusion_model.{}.lora_A.weight", "diffusion_model.{}.lora_B.weight"),
+    "LightX2V": ("original", "diffusion_model.{}.lora_down.weight", "diffusion_model.{}.lora_up.weight"),
+    "DiffSynth": ("original", "{}.lora_A.default.weight", "{}.lora_B.default.weight"),
+    "kohya": ("original", "lora_unet_{_}.lora_down.weight", "lora_unet_{_}.lora_up.weight"),
+    "Diffusers": ("diffusers", "transformer.{}.lora_A.weight", "transformer.{}.lora_B.weight"),
+    "old Diffusers": ("diffusers", "unet.{}_lora.down.weight", "unet.{}_lora.up.weight"),
+    "PEFT": ("diffusers", "base_model.model.{}.lora_A.default.weight", "base_model.model.{}.lora_B.default.weight"),
+    "others": ("original", "pipe.dit.{}.lora.down.weight", "pipe.dit.{}.lora.up.weight"),
+}
+RANKS = {
+    "original": {
+        "blocks.0.self_attn.q": 3,
+        "blocks.1.self_attn.k": 2,
+        "blocks.1.ffn.2": 4,
+        "text_embedding.0": 2,
+        "time_projection.1": 3,
+        "head.head": 2,
+        "patch_embedding": 2,
+    },
+    "diffusers": {
+        "blocks.0.attn1.to_q": 3,
+        "blocks.1.attn2.to_out.0": 4,
+        "condition_embedder.time_proj": 2,
+        "proj_out": 3,
+    },
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("alpha", ["tensor", "metadata", None])
-def test_files_of_others(tmp_path, params, layout, prefix, layers, alpha):
+def test_files_of_others(tmp_path, params, style, alpha):
     """B·A added in PyTorch's layout, with a rank of its own in every layer, and some layers left out."""
+    layout, *names = STYLES[style]
     rng = np.random.default_rng(0)
     expected, file = tensors_of(params, layout), {}
-    for name, rank in layers.items():
-        weight = expected[f"{name}.weight"]
-        a, b = (rng.standard_normal(shape, np.float32) for shape in ((rank, weight.shape[1]), (weight.shape[0], rank)))
-        file |= {f"{prefix}{name}.lora_A.weight": a, f"{prefix}{name}.lora_B.weight": b}
+    for layer, rank in RANKS[layout].items():
+        weight = expected[f"{layer}.weight"]
+        a = rng.standard_normal((rank, *weight.shape[1:]), np.float32)
+        b = rng.standard_normal((len(weight), rank, *[1] * (weight.ndim - 2)), np.float32)
+        name_a, name_b = (name.replace("{_}", layer.replace(".", "_")).replace("{}", layer) for name in names)
+        file |= {name_a: a, name_b: b}
         if alpha == "tensor":
-            file[f"{prefix}{name}.alpha"] = np.array(6, np.float32)
-        expected[f"{name}.weight"] = weight + 0.5 * (6 / rank if alpha else 1) * b @ a
+            file[re.sub(r"[._]lora[._].*", ".alpha", name_a)] = np.array(6, np.float32)
+        update = np.tensordot(b.reshape(b.shape[:2]), a, 1)
+        expected[f"{layer}.weight"] = weight + 0.5 * (6 / rank if alpha else 1) * update
     metadata = {"lora_adapter_metadata": '{"transformer.lora_alpha": 6}'} if alpha == "metadata" else None
     safetensors.numpy.save_file(file, tmp_path / "lora.safetensors", metadata)
-    fused = lora.fuse(params, lora.load(tmp_path / "lora.safetensors", CONFIG, strength=0.5))
+    fused = lora.fuse(params, lora_files.load(tmp_path / "lora.safetensors", CONFIG, strength=0.5))
     for path, value in flat(params_of(expected, layout)).items():
-        np.testing.assert_allclose(flat(fused)[path], value, atol=1e-5)
+        np.testing.assert_allclose(flat(fused)[path], value, atol=2e-5)
+
+
+def test_whole_differences(tmp_path, params):
+    """LightX2V's .diff of weights and norms, .diff_b of biases and .diff_m of modulations, beside matrices."""
+    rng = np.random.default_rng(0)
+    expected, file = tensors_of(params, "original"), {}
+    parts = {
+        "blocks.0.self_attn.q": ("weight", "bias"),
+        "blocks.1.cross_attn.norm_k": ("weight",),
+        "blocks.1.norm3": ("weight", "bias"),
+        "blocks.1": ("modulation",),
+        "head": ("modulation",),
+        "head.head": ("weight", "bias"),
+        "patch_embedding": ("weight", "bias"),
+        "time_projection.1": ("bias",),
+    }
+    for layer, names in parts.items():
+        for name in names:
+            difference = rng.standard_normal(expected[f"{layer}.{name}"].shape, np.float32)
+            suffix = {"weight": "diff", "bias": "diff_b", "modulation": "diff_m"}[name]
+            file[f"diffusion_model.{layer}.{suffix}"] = difference
+            expected[f"{layer}.{name}"] = expected[f"{layer}.{name}"] + 0.5 * difference
+    a, b = rng.standard_normal((2, 64), np.float32), rng.standard_normal((64, 2), np.float32)
+    file |= {f"diffusion_model.blocks.0.self_attn.q.lora_{side}.weight": x for side, x in (("down", a), ("up", b))}
+    expected["blocks.0.self_attn.q.weight"] = expected["blocks.0.self_attn.q.weight"] + 0.5 * b @ a
+    safetensors.numpy.save_file(file, tmp_path / "lora.safetensors")
+    fused = lora.fuse(params, lora_files.load(tmp_path / "lora.safetensors", CONFIG, strength=0.5))
+    for path, value in flat(params_of(expected, "original")).items():
+        np.testing.assert_allclose(flat(fused)[path], value, atol=2e-5)
 
 
 def test_own_file(tmp_path):
     update = random_update()
-    lora.save(tmp_path / "lora.safetensors", update, LORA, CONFIG, {"run": "test"})
+    lora_files.save(tmp_path / "lora.safetensors", update, LORA, CONFIG, {"run": "test"})
     assert [path.name for path in tmp_path.iterdir()] == ["lora.safetensors"]
     with safetensors.safe_open(tmp_path / "lora.safetensors", "np") as file:
         assert file.metadata() == {"format": "pt", "run": "test"}
@@ -178,7 +236,7 @@ def test_own_file(tmp_path):
         np.testing.assert_array_equal(a, update["blocks"]["cross_attn"]["v"]["lora_a"][1].T)
     jax.tree.map(
         np.testing.assert_array_equal,
-        lora.load(tmp_path / "lora.safetensors", CONFIG),
+        lora_files.load(tmp_path / "lora.safetensors", CONFIG),
         jax.tree.map(np.asarray, lora.scaled(LORA, update)),
     )
 
@@ -186,7 +244,7 @@ def test_own_file(tmp_path):
 def test_in_the_pipeline(tmp_path, params):
     """The same latents as from a checkpoint into which the update was merged; the other expert keeps its weights."""
     update = random_update()
-    lora.save(tmp_path / "lora.safetensors", update, LORA, CONFIG, {})
+    lora_files.save(tmp_path / "lora.safetensors", update, LORA, CONFIG, {})
     everything = random_params(MODEL)
     everything["transformer_2"] = fused_by_hand(everything["transformer_2"], update)
     export_model(MODEL, everything, folder() / "tokenizer", tmp_path / "merged")
@@ -203,6 +261,10 @@ def test_in_the_pipeline(tmp_path, params):
     merged = generate(WanPipeline.from_pretrained(str(tmp_path / "merged"), dtype="float32"))
     assert relative_error(generate(pipe), merged) <= 1e-5
     assert len(pipe.fingerprint) == 12 and pipe.fingerprint != plain
+    pipe.unload_lora_weights()
+    assert pipe.fingerprint == plain
+    original = WanPipeline.from_pretrained("untrained", dtype="float32").weights["transformer_2"]
+    jax.tree.map(np.testing.assert_array_equal, pipe.weights["transformer_2"], original)
     assert relative_error(generate(WanPipeline.from_pretrained("untrained", dtype="float32")), merged) > 0.01
     with pytest.raises(WanError, match="component='vae': untrained has transformer and transformer_2"):
         pipe.load_lora_weights(tmp_path / "lora.safetensors", component="vae")
@@ -211,12 +273,16 @@ def test_in_the_pipeline(tmp_path, params):
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda t: t | {"lora_unet_x.alpha": np.zeros(1)}, r"1 tensors do not fit .*\n  lora_unet_x.alpha \[1\]"),
-        (lambda t: {k: x for k, x in t.items() if "lora_A" not in k}, r"2 tensors do not fit"),
+        (
+            lambda t: {f"lora_te_{k}": x for k, x in t.items()},
+            r"none of its 3 tensors is an update for this model: lora_te",
+        ),
+        (lambda t: {k: x for k, x in t.items() if "lora_A" not in k}, r"lora_B.weight stands without the other matrix"),
         (
             lambda t: {k: x[:, :-1] if x.ndim else x for k, x in t.items()},
-            r"blocks.0.self_attn.v.lora_A.weight \[3, 63\]",
+            r"blocks.0.self_attn.v's first matrix is \[3, 63\] and has to be \[3, 64\]; it is for another model",
         ),
+        (lambda t: t | {"head.head.diff": np.zeros((64, 65))}, r"head.head's difference is \[64, 65\] and has to be"),
     ],
 )
 def test_files_that_do_not_fit(tmp_path, spoil, message):
@@ -225,7 +291,17 @@ def test_files_that_do_not_fit(tmp_path, spoil, message):
     tensors = {k: x.astype(np.float32) for k, x in spoil(tensors | {f"{name}.alpha": np.array(3.0)}).items()}
     safetensors.numpy.save_file(tensors, tmp_path / "lora.safetensors")
     with pytest.raises(WanError, match=message):
-        lora.load(tmp_path / "lora.safetensors", CONFIG)
+        lora_files.load(tmp_path / "lora.safetensors", CONFIG)
+
+
+def test_what_is_not_used_is_named(tmp_path):
+    """As when a model from images is updated for one from text."""
+    names = [f"diffusion_model.blocks.0.cross_attn.{name}" for name in ("v", "k_img", "v_img")]
+    tensors = {f"{name}.lora_A.weight": np.zeros((3, 64), np.float32) for name in names}
+    tensors |= {f"{name}.lora_B.weight": np.zeros((64, 3), np.float32) for name in names}
+    safetensors.numpy.save_file(tensors, tmp_path / "lora.safetensors")
+    with pytest.warns(UserWarning, match=r"4 of 6 tensors are not used.*blocks.0.cross_attn.k_img.lora_A"):
+        lora_files.load(tmp_path / "lora.safetensors", CONFIG)
 
 
 def test_bad_input(tmp_path):
@@ -236,8 +312,8 @@ def test_bad_input(tmp_path):
     with pytest.raises(WanError, match="is not a regular expression"):
         lora.LoraConfig(targets="blocks/(")
     with pytest.raises(WanError, match=r"none.safetensors: no safetensors file that can be read"):
-        lora.load(tmp_path / "none.safetensors", CONFIG)
-    lora.save(tmp_path / "lora.safetensors", random_update(), LORA, CONFIG, {})
+        lora_files.load(tmp_path / "none.safetensors", CONFIG)
+    lora_files.save(tmp_path / "lora.safetensors", random_update(), LORA, CONFIG, {})
     (tmp_path / "short.safetensors").write_bytes((tmp_path / "lora.safetensors").read_bytes()[:-1])
     with pytest.raises(WanError, match=r"short.safetensors: no safetensors file that can be read"):
-        lora.load(tmp_path / "short.safetensors", CONFIG)
+        lora_files.load(tmp_path / "short.safetensors", CONFIG)

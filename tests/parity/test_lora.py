@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from diffusers.training_utils import _collate_lora_metadata
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -15,7 +16,7 @@ from convert.rules import flat
 from tests.compare import relative_error
 from tests.parity import reference
 from tests.rearrange import to_torch
-from wan_jax import lora
+from wan_jax import lora, lora_files
 from wan_jax.config import DiTConfig
 from wan_jax.models.dit import DiT, abstract_params
 
@@ -61,7 +62,7 @@ def test_our_file_in_diffusers(tmp_path, pipe, config, component):
     module = getattr(pipe, component)
     params = reference.params_of(module, dit_rules(config), abstract_params(config))
     update = random_update(config)
-    lora.save(tmp_path / "lora.safetensors", update, LORA, config, {"run": "test"})
+    lora_files.save(tmp_path / "lora.safetensors", update, LORA, config, {"run": "test"})
     pipe.load_lora_weights(tmp_path / "lora.safetensors", load_into_transformer_2=component == "transformer_2")
 
     loaded = {name: p for name, p in module.named_parameters() if "lora_" in name}
@@ -78,7 +79,7 @@ def test_our_file_in_diffusers(tmp_path, pipe, config, component):
     assert relative_error(ours(params, config), expected) > 0.1
     joined = unflatten_dict(flatten_dict(params) | flatten_dict(lora.scaled(LORA, update)))
     assert relative_error(ours(joined, config), expected) <= 1e-5
-    fused = lora.fuse(params, lora.load(tmp_path / "lora.safetensors", config))
+    fused = lora.fuse(params, lora_files.load(tmp_path / "lora.safetensors", config))
     assert relative_error(ours(fused, config), expected) <= 1e-5
 
 
@@ -91,6 +92,33 @@ def test_file_of_diffusers_here(tmp_path, pipe, config):
     layers = get_peft_model_state_dict(module)
     metadata = _collate_lora_metadata({"transformer": module})
     pipe.save_lora_weights(tmp_path, transformer_lora_layers=layers, **metadata)
-    update = lora.load(tmp_path / "pytorch_lora_weights.safetensors", config)
+    update = lora_files.load(tmp_path / "pytorch_lora_weights.safetensors", config)
     assert relative_error(ours(params, config), expected) > 1e-3
     assert relative_error(ours(lora.fuse(params, update), config), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("style", ["kohya", "LightX2V"])
+def test_files_that_diffusers_can_read(tmp_path, pipe, config, style):
+    """kohya's with alpha for every layer, LightX2V's with differences of biases."""
+    rng = np.random.default_rng(0)
+    rules = {rule.path: rule for rule in dit_rules(config)}
+    params = reference.params_of(pipe.transformer, dit_rules(config), abstract_params(config))
+    file = {}
+    for path, kernel in flat(params).items():
+        if not lora.BLOCK_KERNEL.fullmatch(path):
+            continue
+        for name in rules[path].names("original", config.num_layers):
+            name, (inputs, outputs) = name.removesuffix(".weight"), kernel.shape[1:]
+            key = f"lora_unet_{name.replace('.', '_')}" if style == "kohya" else f"diffusion_model.{name}"
+            file[f"{key}.lora_down.weight"] = 0.2 * rng.standard_normal((4, inputs))
+            file[f"{key}.lora_up.weight"] = 0.2 * rng.standard_normal((outputs, 4))
+            if style == "kohya":
+                file[f"{key}.alpha"] = np.array(2.0)
+            else:
+                file[f"{key}.diff_b"] = 0.2 * rng.standard_normal(outputs)
+    safetensors.numpy.save_file({key: x.astype(np.float32) for key, x in file.items()}, tmp_path / "lora.safetensors")
+    pipe.load_lora_weights(tmp_path / "lora.safetensors")
+    expected = theirs(pipe.transformer, config)
+    fused = lora.fuse(params, lora_files.load(tmp_path / "lora.safetensors", config))
+    assert relative_error(ours(params, config), expected) > 0.1
+    assert relative_error(ours(fused, config), expected) <= 1e-5

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.compare import relative_error
 from tests.convert import tiny
-from wan_jax import WanError, WanPipeline, cli, editing, export_to_video, lora
+from wan_jax import WanError, WanPipeline, cli, editing, export_to_video, lora, lora_files
 from wan_jax.images import size_within_area
 from wan_jax.models.dit import abstract_params
 from wan_jax.sharding import as_mesh
@@ -123,10 +123,12 @@ def test_low_rank_updates_of_context_blocks(tmp_path):
     shapes = lora.init(config, abstract_params(MODEL.transformer), jax.random.key(0))
     assert set(shapes) == {"vace", "blocks"} and set(shapes["vace"]["blocks"]) == {"self_attn", "after_proj"}
     update = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), shapes)
-    lora.save(tmp_path / "lora.safetensors", update, config, MODEL.transformer, {})
+    lora_files.save(tmp_path / "lora.safetensors", update, config, MODEL.transformer, {})
     names = safetensors.numpy.load_file(tmp_path / "lora.safetensors")
     assert "diffusion_model.vace_blocks.1.after_proj.lora_A.weight" in names
-    jax.tree.map(np.testing.assert_array_equal, lora.load(tmp_path / "lora.safetensors", MODEL.transformer), update)
+    jax.tree.map(
+        np.testing.assert_array_equal, lora_files.load(tmp_path / "lora.safetensors", MODEL.transformer), update
+    )
 
 
 @pytest.mark.parametrize("size", [(480, 832), (720, 1280), (1080, 1920), (1920, 1080), (333, 500), (40, 30)])

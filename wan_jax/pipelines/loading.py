@@ -55,10 +55,18 @@ class Weights(Mapping[str, Params]):
     def __init__(self, model: Model, dtypes: Mapping[str, np.dtype], mesh: Mesh):
         for name in dtypes:
             model.check(name)
-        pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
-        self._futures = {name: pool.submit(model.read, name, dtype, mesh) for name, dtype in dtypes.items()}
-        pool.shutdown(wait=False)
+        self._read = lambda name: model.read(name, dtypes[name], mesh)
+        self._futures: dict[str, Future] = {}
         self._changes: dict[str, list[Callable[[Params], Params]]] = defaultdict(list)
+        self.restore(*dtypes)
+
+    def restore(self, *names: str):
+        """Reads components again: what was changed is as it was."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
+        for name in names:
+            self._changes[name].clear()
+            self._futures[name] = pool.submit(self._read, name)
+        pool.shutdown(wait=False)
 
     def change(self, name: str, change: Callable[[Params], Params]):
         """Has `change` replace the parameters of a component when they are next asked for.

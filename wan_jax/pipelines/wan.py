@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 import wan_jax
-from wan_jax import executables, lora, sharding
+from wan_jax import executables, lora, lora_files, sharding
 from wan_jax.cache import enable_compilation_cache
 from wan_jax.checkpoint import digest
 from wan_jax.conditioning import Conditioning
@@ -222,11 +222,10 @@ class WanPipeline:
         return WanPipelineOutput(frames, self.settings(request, given, latents is not None))
 
     def load_lora_weights(self, path: str | os.PathLike, component: str = "transformer", strength: float = 1.0):
-        """Adds a low-rank update to the weights of an expert, for good; several files may follow each other.
+        """Adds a low-rank update to the weights of an expert; several files may follow each other.
 
         Args:
-            path: safetensors as ComfyUI and Diffusers have them, with keys like
-                "diffusion_model.blocks.0.self_attn.q.lora_A.weight"; training writes such a file for each expert.
+            path: safetensors of our trainer, Diffusers, PEFT, kohya's trainers, ComfyUI, LightX2V or DiffSynth.
             component: "transformer" (high noise, or the only expert) or "transformer_2" (low noise).
             strength: factor of the update.
 
@@ -235,9 +234,14 @@ class WanPipeline:
         """
         if component not in self.config.transformers:
             raise WanError(f"component={component!r}: {self.config.name} has {' and '.join(self.config.transformers)}")
-        update = lora.load(path, self.config.transformer, strength)
-        self.weights.change(component, partial(lora.fuse_in_place, lora=update))
+        update = lora_files.load(path, self.config.transformer, strength)
+        self.weights.change(component, partial(lora.fuse_in_place, update=update))
         self._updates += [component, *map(digest, jax.tree.leaves(update))]
+
+    def unload_lora_weights(self):
+        """Takes all updates away: the weights are read again, so they are what they were to the bit."""
+        self.weights.restore(*(name for name in self.config.transformers if name in self._updates))
+        self._updates.clear()
 
     def encode_prompts(self, prompts: list[str]) -> Float["b s d"]:
         """umT5 states of 512 tokens each, zero after the end of the text."""

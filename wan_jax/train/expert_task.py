@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from wan_jax import __version__, lora
+from wan_jax import __version__, lora_files
 from wan_jax.data.loader import Batch, Dataset, batches, validation_clips
 from wan_jax.data.units import StoredUnit, units_of
 from wan_jax.errors import WanError
@@ -86,7 +86,7 @@ class ExpertTask:
         if config.lora is None:
             return str(export(config, weights, source))
         update, about = state.best[config.component], {name: str(value) for name, value in source.items()}
-        lora.save(folder / LORA_FILE, update, config.lora, config.model.transformer, about)
+        lora_files.save(folder / LORA_FILE, update, config.lora, config.model.transformer, about)
         return str(folder / LORA_FILE)
 
     def _held_out(self) -> list[Clips]:
