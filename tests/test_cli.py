@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from wan_jax import cli
+from wan_jax import WanPipeline, cli
 from wan_jax.pipelines import reconstruct
 from wan_jax.sharding import as_mesh
 from wan_jax.video_io import export_to_video, read_metadata, read_video
@@ -65,6 +66,26 @@ def test_from_a_video_and_repeat(tmp_path, capsys):
 def test_other_outputs(tmp_path, name):
     cli.main(["generate", "--model", "untrained", "--prompt", "a", *SMALL, "--out", str(tmp_path / name)])
     assert read_metadata(tmp_path / name)["prompt"] == "a"
+
+
+def test_updates_of_the_weights(tmp_path, monkeypatch):
+    """Of both experts, with strengths; a video that is repeated remembers them."""
+    monkeypatch.chdir(tmp_path)
+    name, zeros = "diffusion_model.blocks.0.self_attn.v", np.zeros((1, 64), np.float32)
+    pair = {f"{name}.lora_A.weight": zeros + 1, f"{name}.lora_B.weight": zeros.T + 1}
+    safetensors.numpy.save_file(pair, "a@b.safetensors")
+    seen = []
+    load = WanPipeline.load_lora_weights
+    monkeypatch.setattr(WanPipeline, "load_lora_weights", lambda *a, **k: seen.append(k) or load(*a, **k))
+    flags = ["--lora", "a@b.safetensors", "--lora-2", "a@b.safetensors@0.5", "--lora-2", "a@b.safetensors@-2"]
+    cli.main(["generate", "--model", "untrained", "--prompt", "a", *SMALL, *flags, "--out", "a.mp4"])
+    cli.main(["generate", "--from", "a.mp4", "--out", "b.mp4"])
+    cli.main(["generate", "--model", "untrained", "--prompt", "a", *SMALL, "--out", "c.mp4"])
+    asked = [("transformer", 1.0), ("transformer_2", 0.5), ("transformer_2", -2.0)]
+    assert [(k["component"], k.get("strength", 1.0)) for k in seen] == 2 * asked
+    frames = [list(read_video(out)) for out in ("a.mp4", "b.mp4", "c.mp4")]
+    np.testing.assert_array_equal(frames[0], frames[1])
+    assert np.not_equal(frames[0], frames[2]).any()
 
 
 def test_metadata_can_be_left_out(tmp_path):
@@ -128,6 +149,7 @@ GENERATE = ["generate", "--model", "untrained", "--prompt", "a", *SMALL]
         (["generate", "--from", "{text}"], "notes.txt"),
         (["reconstruct", "{text}", "out.mp4", "--model", "untrained"], "notes.txt"),
         (["reconstruct", "missing.mp4", "out.mp4", "--model", "untrained"], "missing.mp4"),
+        ([*GENERATE, "--lora", "{text}"], "notes.txt: no safetensors file that can be read"),
         ([*GENERATE, "--dtype", "int4"], "dtype='int4' is unknown"),
     ],
 )

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from wan_jax.cli import editing
+from wan_jax.cli import editing, updates
 from wan_jax.cli.editing import NO_EDITING, Editing
 from wan_jax.cli.longer import ONE_SEGMENT, Longer
 from wan_jax.cli.options import Mesh, Switch, flag, parse_size, print_result
+from wan_jax.cli.updates import NO_UPDATES, Updates
 from wan_jax.errors import WanError
 
 
@@ -32,6 +33,7 @@ def generate(
     mesh: Mesh = None,
     edit: Annotated[Editing, tyro.conf.arg(name="")] = NO_EDITING,
     longer: Annotated[Longer, tyro.conf.arg(name="")] = ONE_SEGMENT,
+    update: Annotated[Updates, tyro.conf.arg(name="")] = NO_UPDATES,
     out: Annotated[str, flag("FILE", "out.mp4")] = "out.mp4",
     sheet: Annotated[Path | None, flag("FILE", "none")] = None,
     source: Annotated[str | None, flag("FILE", "none", name="from")] = None,
@@ -51,6 +53,8 @@ def generate(
     python -m wan_jax generate --prompt "the same street in snow" --video street.mp4 --strength 0.6
 
     python -m wan_jax generate --prompt "a boat leaves the harbour" --then "it meets a storm" --model wan21_vace_1_3b
+
+    python -m wan_jax generate --prompt "a fox" --model models/t2v_a14b --lora high.safetensors --lora-2 low.st@0.8
 
     python -m wan_jax generate --from out.mp4 --seed 7 --out again.mp4
 
@@ -127,11 +131,12 @@ def generate(
         long_video.overlap_of(config, longer.overlap, request.num_frames)
     started = time.monotonic()
     pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"), mesh)
+    updates.load(pipe, added := update.chosen(settings))
     if "checkpoint" in settings and settings["checkpoint"] != pipe.fingerprint:  # which waits for all weights
         print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
     loaded = time.monotonic()
     print(f"task: {task}", file=sys.stderr)
-    about = {"model": model}
+    about = {"model": model} | added
     if (said := _note(model, " ".join(prompts))) is not None:
         about["note"] = said
         print(f"note: {said}", file=sys.stderr)
