@@ -36,6 +36,7 @@ def generate(
     update: Annotated[Updates, tyro.conf.arg(name="")] = NO_UPDATES,
     out: Annotated[str, flag("FILE", "out.mp4")] = "out.mp4",
     sheet: Annotated[Path | None, flag("FILE", "none")] = None,
+    preview: Annotated[Path | None, flag("FILE", "none")] = None,
     source: Annotated[str | None, flag("FILE", "none", name="from")] = None,
     metadata: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: written)")] = True,
     json: Switch = False,
@@ -54,7 +55,7 @@ def generate(
 
     python -m wan_jax generate --prompt "a boat leaves the harbour" --then "it meets a storm" --model wan21_vace_1_3b
 
-    python -m wan_jax generate --prompt "a fox" --model models/t2v_a14b --lora high.safetensors --lora-2 low.st@0.8
+    python -m wan_jax generate --prompt "a fox" --model models/t2v --lora high.safetensors --lora-2 low.safetensors@0.8
 
     python -m wan_jax generate --from out.mp4 --seed 7 --out again.mp4
 
@@ -76,6 +77,7 @@ def generate(
         mesh: how to share the work among devices, such as data=2,context=4 (axes: data, fsdp, context, tensor).
         out: .mp4, .webp or .gif, or a folder for .png files.
         sheet: a .png file, which gets eight frames of the video.
+        preview: a .png file, which shows after every step what the video is going to be.
         source: repeat the settings stored in this video; other options change them.
         metadata: store prompt, seed and settings in the video.
         json: print the result as JSON.
@@ -85,6 +87,7 @@ def generate(
     from wan_jax.pipelines import long_video, tasks
     from wan_jax.pipelines.contact_sheet import write_frames
     from wan_jax.pipelines.loading import read_config
+    from wan_jax.pipelines.preview import Preview
     from wan_jax.pipelines.request import Request
 
     settings = _stored_settings(source) if source else {}
@@ -114,8 +117,9 @@ def generate(
     }
     # A mistake should not show after gigabytes were read.
     video_io.check_output(out)
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise WanError(f"cannot write {sheet}: --sheet makes a .png file")
+    for name, picture in (("sheet", sheet), ("preview", preview)):
+        if picture is not None and picture.suffix.lower() != ".png":
+            raise WanError(f"cannot write {picture}: --{name} makes a .png file")
     config = read_config(model)
     edited, task = editing.arguments(config, edit, image, last_image, (width, height), options["num_frames"])
     if config.takes_context:
@@ -141,6 +145,8 @@ def generate(
         about["note"] = said
         print(f"note: {said}", file=sys.stderr)
     options |= edited | {"image": image, "last_image": last_image}
+    if preview is not None:
+        options["callback_on_step_end"] = Preview(preview)
     if len(prompts) > 1:
         del options["prompt"]
         overlap = chosen(longer.overlap, "overlap")

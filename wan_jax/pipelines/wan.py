@@ -178,8 +178,9 @@ class WanPipeline:
             solver: "unipc", "dpm++" or "euler".
             flow_shift: how far the steps lean towards high noise.
             sigma_grid: "wan", or "diffusers" for the noise levels of Diffusers' scheduler.
-            callback_on_step_end: called as f(pipe, step, timestep, {"latents": [b c f h w]}) after every step; may
-                return a dict with other latents to go on from.
+            callback_on_step_end: called as f(pipe, step, timestep, {"latents": [b c f h w], "denoised": …}) after every
+                step, with what the step took the clean latents to be; may return a dict with other latents to go on
+                from.  `wan_jax.pipelines.preview.Preview` is one.
             output_type: "np" for frames, "latent" for the final latents.
 
         Raises:
@@ -367,7 +368,8 @@ class WanPipeline:
         return "denoise" if self.config.boundary_ratio is None else ("high noise", "low noise")[segment.expert]
 
     def _call_back(self, callback: Callable, step: int, timestep: int, state: SolverState) -> SolverState:
-        answer = callback(self, step, timestep, {"latents": _swap_channels(state.sample)}) or {}
+        tensors = {"latents": _swap_channels(state.sample), "denoised": _swap_channels(state.previous)}
+        answer = callback(self, step, timestep, tensors) or {}
         if "latents" not in answer:
             return state
         sample = jnp.moveaxis(jnp.array(answer["latents"], jnp.float32), 1, -1)
