@@ -15,7 +15,7 @@ LAYERS = [
     {"kernels", "world"},
     {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "images", "frames", "metrics", "perceptual"},
     {"models"},
-    {"diffusion", "placeholder", "lora"},
+    {"diffusion", "placeholder", "lora", "lora_files"},
     {"experts", "conditioning"},
     {"vcu"},
     {"editing"},
