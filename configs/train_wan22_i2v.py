@@ -9,25 +9,15 @@ with grey after it.  With `--units all` a third of the clips show their last fra
 that one alone there is train_wan22_flf2v.py.  An expert that is not trained is copied from the released model.
 """
 
-from configs import wan22_i2v_a14b
-from wan_jax.train.config import Optimizer, TrainConfig
+from dataclasses import replace
+
+from configs import train_wan22_t2v_finetune, wan22_i2v_a14b
+from wan_jax.train.config import TrainConfig
 
 
 def get_config() -> tuple[TrainConfig, ...]:
+    model = wan22_i2v_a14b.get_config()
     return tuple(
-        TrainConfig(
-            name=name,
-            model=wan22_i2v_a14b.get_config(),
-            component=component,
-            base="wan22_i2v_a14b",
-            init="wan22_i2v_a14b",
-            init_component=component,
-            steps=2000,
-            batch=16,
-            ema=0.999,
-            optimizer=Optimizer(learning_rate=1e-5, weight_decay=1e-3, warmup_steps=100),
-            save_every=250,
-            validate_every=250,
-        )
-        for name, component in (("i2v_high", "transformer"), ("i2v_low", "transformer_2"))
+        replace(run, name=run.name.replace("finetune", "i2v"), model=model, base=model.name, init=model.name)
+        for run in train_wan22_t2v_finetune.get_config()
     )

@@ -8,22 +8,13 @@ A frame that is shown stays clean, at timestep 0, and is not learned.  Sizes are
 makes one latent of 16×16 pixels.  Weights, moments and average take 80 GB in float32, over all devices.
 """
 
-from configs import wan22_ti2v_5b
+from dataclasses import replace
+
+from configs import train_wan22_t2v_finetune, wan22_ti2v_5b
 from wan_jax.conditioning import text_image_to_video
-from wan_jax.train.config import Optimizer, TrainConfig
+from wan_jax.train.config import TrainConfig
 
 
 def get_config() -> TrainConfig:
-    return TrainConfig(
-        name="wan22_ti2v_5b",
-        model=wan22_ti2v_5b.get_config(),
-        base="wan22_ti2v_5b",
-        init="wan22_ti2v_5b",
-        condition=text_image_to_video,
-        steps=2000,
-        batch=16,
-        ema=0.999,
-        optimizer=Optimizer(learning_rate=1e-5, weight_decay=1e-3, warmup_steps=100),
-        save_every=250,
-        validate_every=250,
-    )
+    model, (high, _) = wan22_ti2v_5b.get_config(), train_wan22_t2v_finetune.get_config()
+    return replace(high, name=model.name, model=model, base=model.name, init=model.name, condition=text_image_to_video)

@@ -91,16 +91,19 @@ def load(path: epath.PathLike, transformer: DiTConfig, strength: float = 1.0) ->
     """
     tensors, metadata = _read(epath.Path(path))
     default_alpha = json.loads(metadata.get("lora_adapter_metadata", "{}")).get("transformer.lora_alpha")  # of PEFT
-    layers, unused = _by_layer(tensors, known := _places(transformer))
+    known = _places(transformer)
+    layers, unused = _by_layer(tensors, known)
     shapes = flatten_dict(abstract_params(transformer), sep="/")
     update: dict[str, np.ndarray] = {}
 
     def add(place: _Place, leaf: str, value: Float["*n"], shape: tuple[int, ...]):
         """Sets `value` where the parameter's path ends in `leaf` instead; there `shape` has room for it."""
-        path = f"{place.path.rpartition('/')[0]}/{leaf}".lstrip("/")
-        count = shapes[place.path].shape[:1] if place.stacked else ()
-        whole = update.setdefault(path, np.zeros((*count, *shape), np.float32))
-        whole[(place.layer, *map(slice, value.shape)) if place.stacked else tuple(map(slice, value.shape))] += value
+        name = f"{place.path.rpartition('/')[0]}/{leaf}".lstrip("/")
+        if name not in update:
+            layers = shapes[place.path].shape[:1] if place.stacked else ()
+            update[name] = np.zeros((*layers, *shape), np.float32)
+        whole = update[name][place.layer] if place.stacked else update[name]
+        whole[tuple(map(slice, value.shape))] += value
 
     widest = max((len(parts["a"]) for parts in layers.values() if "a" in parts), default=0)
     for layer, parts in layers.items():

@@ -52,8 +52,10 @@ def evaluate_tasks(
         a dict, as in `tasks.json`, with, for each of `first frame`, `inpaint` and `extend`, shares and means over the
         clips: `psnr`, in dB, of what was to be kept: the first frame, or all outside the mask; `right`, the shares of
         what the video shows as told, as of `wan_jax.pipelines.eval_mini`; `changed`, the mean difference within the
-        mask; `seam`, how much more than usual changes from frame to frame where a segment fades into the next, and
-        `elsewhere`, the same of as many frames within the segments; see `changes_at`.
+        mask; `seam`, how much more than usual changes from frame to frame where a segment fades into the next (see
+        `changes_at`): the mean over clips at the place of the fade where it is greatest, `greatest seam`, that of each
+        clip at its own greatest, and `worst seam`, the greatest of all; `elsewhere`, the same of as many frames within
+        the segments.
 
     Raises:
         WanError: the model takes no frames and masks, or is missing.
@@ -141,10 +143,13 @@ def _extend(pipe: WanPipeline, count: int, seed: int, options: dict[str, Any], p
         elsewhere.append(changes_at(video, seams + len(pieces[0].frames) // 2, overlap + 1))
         if number < _PAIRS:
             pairs.append((f"extend: {text}", editing.keep_frames(len(video), (0, clip)).frames, editing.unit(video)))
-    # A single video changes unevenly by itself; what many do at the same place is the seam's.
-    mean = {name: np.mean(found, axis=0).max() for name, found in (("seam", at_seams), ("elsewhere", elsewhere))}
-    greatest = {f"greatest {name}": np.max(found) for name, found in (("seam", at_seams), ("elsewhere", elsewhere))}
-    return {name: float(value) for name, value in (mean | greatest).items()}
+    told = {}
+    for name, found in (("seam", np.array(at_seams)), ("elsewhere", np.array(elsewhere))):
+        # A single video changes unevenly by itself; what many do at the same place is the seam's.
+        told[name] = float(found.mean((0, 1)).max())
+        told[f"greatest {name}"] = float(found.max((1, 2)).mean())
+        told[f"worst {name}"] = float(found.max())
+    return told
 
 
 def around_objects(scene: Scene, side: int) -> Bool["f h w"]:
@@ -158,15 +163,15 @@ def around_objects(scene: Scene, side: int) -> Bool["f h w"]:
     return mask
 
 
-def changes_at(video: UInt8["f h w 3"], starts: Int[" s"], count: int) -> Float[" count"]:
-    """How much changes between a frame and the one before, over the median of the video, mean over `starts`.
+def changes_at(video: UInt8["f h w 3"], starts: Int[" s"], count: int) -> Float["s n"]:
+    """How much changes between a frame and the one before, over the median of the video.
 
     Args:
         starts: of the frames looked at: these, and those that follow them.
         count: how many follow each other.
     """
     changes = np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
-    return np.mean([changes[start - 1 :][:count] for start in starts], axis=0) / np.median(changes)
+    return np.stack([changes[start - 1 :][:count] for start in starts]) / np.median(changes)
 
 
 def _clips(
