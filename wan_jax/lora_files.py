@@ -10,8 +10,9 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -50,17 +51,25 @@ class _Place(NamedTuple):
     shape: tuple[int, ...]  # PyTorch's
 
 
-def save(path: epath.PathLike, lora: Params, config: LoraConfig, transformer: DiTConfig, metadata: Mapping[str, str]):
+def save(
+    path: epath.PathLike,
+    lora: Params,
+    config: LoraConfig,
+    transformer: DiTConfig,
+    metadata: Mapping[str, str],
+    dtype: Any = "float32",
+):
     """Writes an update that is not scaled as safetensors that ComfyUI, Diffusers and `load` read, one file an expert.
 
     Every process calls this; process 0 writes.
 
     Args:
         metadata: what the header is to tell about the file.
+        dtype: of the two matrices in the file.
     """
     from convert.dit import dit_rules  # above us in the tree, and only needed for files
 
-    arrays = {name: to_host(x) for name, x in flatten_dict(lora, sep="/").items()}
+    arrays = {name: to_host(x).astype(jnp.dtype(dtype)) for name, x in flatten_dict(lora, sep="/").items()}
     if not is_leader():
         return
     tensors = {}

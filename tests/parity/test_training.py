@@ -124,7 +124,7 @@ def test_from_clips_to_the_gradient(tmp_path, kind, units):
     params = reference.params_of(pipe.transformer, rules, abstract_params(model.transformer))
 
     def loss(params):
-        return validation_losses({"transformer": params}, {}, clips, sigma[0], key, config=run).mean()
+        return validation_losses({"transformer": params}, {}, clips, text[:1], sigma[0], key, config=run).mean()
 
     compare(model.transformer, params, loss, *of_theirs)
 

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from wan_jax.cli import updates
 from wan_jax.cli.options import Switch, flag, print_result
+from wan_jax.cli.updates import NO_UPDATES, Updates
 from wan_jax.errors import WanError
 
 
@@ -16,6 +18,9 @@ def eval_mini(
     language: Literal["both", "english", "chinese"] = "both",
     steps: Annotated[int | None, flag("N")] = None,
     guidance: Annotated[float | None, flag("G")] = None,
+    solver: Annotated[str, flag("NAME", "unipc")] = "unipc",
+    shift: Annotated[float | None, flag("S")] = None,
+    update: Annotated[Updates, tyro.conf.arg(name="")] = NO_UPDATES,
     experts: Literal["both", "swapped", "high", "low"] = "both",
     batch: Annotated[int, tyro.conf.arg(metavar="N")] = 10,
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
@@ -33,6 +38,8 @@ def eval_mini(
 
     python -m wan_jax eval-mini --model runs/models/wan_mini --experts swapped --steps 10
 
+    python -m wan_jax eval-mini --model wan_mini --lora high.safetensors --lora-2 low.safetensors --steps 4 --guidance 1
+
     python -m wan_jax eval-mini --rendered --prompts 500
 
     python -m wan_jax eval-mini --model wan_mini --tasks --prompts 50 --out report
@@ -43,6 +50,8 @@ def eval_mini(
         language: of the prompts.
         steps: denoising steps.
         guidance: strength of the prompt, for both experts.
+        solver: unipc, dpm++ or euler.
+        shift: how far the steps lean towards high noise.
         experts: both as they are, each for the other's steps, or one for all steps.
         batch: videos at a time.
         seed: of prompts and noise.
@@ -55,8 +64,10 @@ def eval_mini(
     from wan_jax.pipelines import eval_editing
     from wan_jax.pipelines.eval_mini import LANGUAGES, evaluate_prompts, evaluate_renders, table
 
+    asked = {"steps": steps, "guidance": guidance, "solver": solver, "shift": shift}
+    asked |= {"seed": seed, "dtype": _dtype(dtype), "out": out, "updates": updates.arguments(update.chosen({}))}
     if tasks and model is not None and not rendered:
-        report = eval_editing.evaluate_tasks(model, prompts, seed, steps, _dtype(dtype), out)
+        report = eval_editing.evaluate_tasks(model, prompts, **asked)
         print_result(report, eval_editing.table(report), json)
         return
     if rendered:
@@ -65,7 +76,7 @@ def eval_mini(
         raise WanError("--model is missing: name the model to measure, or measure drawn clips with --rendered")
     else:
         languages = LANGUAGES if language == "both" else (language,)
-        report = evaluate_prompts(model, prompts, languages, steps, guidance, experts, batch, seed, _dtype(dtype), out)
+        report = evaluate_prompts(model, prompts, languages, experts=experts, batch=batch, **asked)
     print_result(report, table(report), json)
 
 

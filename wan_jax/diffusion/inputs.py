@@ -21,7 +21,7 @@ def network_inputs(
     timestep: Float[" b"],
     clean: Float["a g h w c"] | None,
     channels: Float["a f h w m"] | None,
-    shown: Bool[" b"] | None = None,
+    shown: Bool[" s"] | None = None,
 ) -> tuple[Float["b f h w n"], Float["b r"], Int[" t"] | None]:
     """The first arguments of `DiT`: latents, distinct timesteps, and which of them each token has.
 
@@ -30,12 +30,12 @@ def network_inputs(
         timestep: of each sample, 0 … 1000.
         clean: latent frames at the start that are given; they are shown at timestep 0 (Wan2.2,
             wan/textimage2video.py).
-        channels, shown: see `wan_jax.conditioning`.
+        channels, shown: see `wan_jax.conditioning`; `shown` too may be of a group of samples, like the others.
     """
     _, frames, height, width, _ = noisy.shape
     timestep, row = timestep[:, None], None
     if clean is not None:
-        shown = jnp.ones(len(noisy), bool) if shown is None else shown
+        shown = jnp.ones(len(noisy), bool) if shown is None else repeated(shown, len(noisy))
         noisy = jnp.where(shown[:, None, None, None, None], impose(noisy, clean), noisy)
         timestep = jnp.concatenate([jnp.where(shown[:, None], 0, timestep), timestep], axis=1)
         row = jnp.repeat(jnp.arange(frames) >= clean.shape[1], height * width // PATCH**2).astype(jnp.int32)

@@ -6,7 +6,7 @@ anew in another colour, through a mask that covers them; a clip that is gone on 
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from wan_jax import __version__, editing
 from wan_jax.errors import WanError
 from wan_jax.pipelines.contact_sheet import write_pairs
-from wan_jax.pipelines.eval_mini import shares
+from wan_jax.pipelines.eval_mini import open_pipeline, shares
 from wan_jax.pipelines.long_video import long_video, overlap_of
 from wan_jax.pipelines.wan import WanPipeline
 from wan_jax.typing import Bool, Float, Int, UInt8
@@ -40,12 +40,17 @@ def evaluate_tasks(
     count: int = 50,
     seed: int = 0,
     steps: int | None = None,
+    guidance: float | None = None,
+    solver: str = "unipc",
+    shift: float | None = None,
+    updates: Sequence[Mapping[str, Any]] = (),
     dtype: Any = "bfloat16",
     out: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Generates `count` videos of each task, and measures them.
 
     Args:
+        steps, guidance, solver, shift, updates: see `eval_mini.evaluate_prompts`.
         out: a folder for `tasks.json` and `tasks.png`, which shows some of them; None writes nothing.
 
     Returns:
@@ -60,11 +65,10 @@ def evaluate_tasks(
     Raises:
         WanError: the model takes no frames and masks, or is missing.
     """
-    pipe = WanPipeline.from_pretrained(model, dtype=dtype)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = open_pipeline(model, dtype, updates)
     if not pipe.config.takes_context:
         raise WanError(f"--tasks: {pipe.config.name} takes no frames and masks; name a VACE model of the little world")
-    options = {"num_inference_steps": steps}
+    options = {"num_inference_steps": steps, "guidance_scale": guidance, "solver": solver, "flow_shift": shift}
     pairs: list[Pair] = []
     report = {
         "first frame": _first_frame(pipe, count, seed, options, pairs),
@@ -72,6 +76,10 @@ def evaluate_tasks(
         "extend": _extend(pipe, count, seed, options, pairs),
         "clips": count,
         "steps": steps or pipe.config.sampling.num_inference_steps,
+        "guidance": guidance,
+        "solver": solver,
+        "shift": pipe.config.sampling.flow_shift if shift is None else shift,
+        "updates": list(map(dict, updates)),
         "seed": seed,
         "model": pipe.config.name,
         "checkpoint": pipe.fingerprint,

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -41,6 +41,9 @@ def evaluate_prompts(
     languages: Sequence[str] = LANGUAGES,
     steps: int | None = None,
     guidance: float | None = None,
+    solver: str = "unipc",
+    shift: float | None = None,
+    updates: Sequence[Mapping[str, Any]] = (),
     experts: str = "both",
     batch: int = 10,
     seed: int = 0,
@@ -53,7 +56,9 @@ def evaluate_prompts(
         model, dtype: see `WanPipeline.from_pretrained`.
         prompts: so many in each language.
         languages: some of "english" and "chinese".
-        steps, guidance: None is the model's own.
+        steps, guidance, shift: None is the model's own.
+        solver: see `WanPipeline.__call__`.
+        updates: see `open_pipeline`.
         experts: "swapped" has each expert do the other's steps; "high" and "low" have one do all.
         batch: videos at a time.
         seed: of the prompts and of the noise.
@@ -69,10 +74,9 @@ def evaluate_prompts(
     _check(prompts, languages, experts, batch)
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
-    pipe = WanPipeline.from_pretrained(model, dtype=dtype)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = open_pipeline(model, dtype, updates)
     _use_experts(pipe, experts)
-    options = {"num_inference_steps": steps, "guidance_scale": guidance}
+    options = {"num_inference_steps": steps, "guidance_scale": guidance, "solver": solver, "flow_shift": shift}
     report, shown = {"right": {}, "shuffled": {}, "each": []}, []
     for language in languages:
         texts, truths = zip(*held_out_prompts(prompts, language, seed))
@@ -89,6 +93,9 @@ def evaluate_prompts(
         "experts": experts,
         "steps": steps or pipe.config.sampling.num_inference_steps,
         "guidance": guidance,
+        "solver": solver,
+        "shift": pipe.config.sampling.flow_shift if shift is None else shift,
+        "updates": list(map(dict, updates)),
         "seed": seed,
         "model": pipe.config.name,
         "checkpoint": pipe.fingerprint,
@@ -101,6 +108,20 @@ def evaluate_prompts(
         with atomic(Path(out) / "mini.json") as temporary:
             temporary.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return report
+
+
+def open_pipeline(model: str | os.PathLike, dtype: Any, updates: Sequence[Mapping[str, Any]]) -> WanPipeline:
+    """A pipeline without progress bar.
+
+    Args:
+        model, dtype: see `WanPipeline.from_pretrained`.
+        updates: arguments of `WanPipeline.load_lora_weights`, one call after the other.
+    """
+    pipe = WanPipeline.from_pretrained(model, dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    for update in updates:
+        pipe.load_lora_weights(**update)
+    return pipe
 
 
 def evaluate_renders(count: int, seed: int = 0) -> dict[str, Any]:

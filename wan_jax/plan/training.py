@@ -89,7 +89,8 @@ class TrainJob:
 
     def flops(self, name: str) -> float:
         """Useful operations of a step on each device: nothing is counted that is computed a second time."""
-        return 3 * forward_flops(self.config.model.transformer, (self.config.batch, *self.clip)) / self.mesh.size
+        config, shape = self.config, (self.config.batch, *self.clip)
+        return config.forward_passes * forward_flops(config.model.transformer, shape) / self.mesh.size
 
     def estimated_bytes(self) -> float:
         """About what a step needs of each device, without compiling it."""

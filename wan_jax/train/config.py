@@ -8,6 +8,7 @@ from wan_jax.conditioning import Conditioning, text_to_video
 from wan_jax.config import WanConfig
 from wan_jax.errors import WanError
 from wan_jax.lora import LoraConfig
+from wan_jax.train.distillation import Distil, Intervals, intervals
 from wan_jax.train.timesteps import Density
 
 
@@ -97,6 +98,8 @@ class TrainConfig(RunConfig):
             A VACE model may begin from one without the context branch, which then starts as copies of its blocks.
         init_component: the component of `init`.
         lora: train low-rank updates and leave the weights alone.
+        distil: learn to sample in few steps without guidance, from the weights without their update; None: learn from
+            the clips.
         trainable: regular expression over "component/path/of/parameter"; all others are frozen, in `dtype`.
             "(transformer|text_encoder)/.*" trains umT5 as well, on captions rather than stored states.
         condition: the task: (clean latents, text states, key) → what the transformer is told; see
@@ -116,6 +119,7 @@ class TrainConfig(RunConfig):
     init: str | None = None
     init_component: Literal["transformer", "transformer_2"] = "transformer"
     lora: LoraConfig | None = None
+    distil: Distil | None = None
     trainable: str = "transformer(_2)?/.*"
     condition: Callable[..., Conditioning] = text_to_video
     accumulate: int = 1
@@ -134,11 +138,24 @@ class TrainConfig(RunConfig):
         return (boundary, 1.0) if self.component == "transformer" else (0.0, boundary)
 
     @property
+    def intervals(self) -> Intervals:
+        """The few steps that a distilled run of this expert learns."""
+        return intervals(self.distil, self.model, self.component)
+
+    @property
+    def forward_passes(self) -> int:
+        """The work of a step: a gradient is worth two more; a distilled target has its own."""
+        return 3 + (0 if self.distil is None else self.distil.forward_passes(self.model, self.component))
+
+    @property
     def needs_units(self) -> bool:
         """Whether the data have to say what is shown of each clip; see `wan_jax.data.units`."""
         return self.model.shows_images_as_channels or self.model.takes_context
 
     def check(self):
+        if self.model.transformer.quantization is not None:
+            kind = self.model.transformer.quantization
+            raise WanError(f"quantization={kind!r} is for generating; train the model that it was made from")
         if self.model.image_encoder is not None:
             raise WanError(
                 f"model={self.model.name!r} sees pictures through CLIP, which is not trained here; image-to-video "
@@ -155,4 +172,10 @@ class TrainConfig(RunConfig):
             raise WanError(f"batch={self.batch} does not divide into accumulate={self.accumulate} parts")
         if not 0 <= self.caption_dropout <= 1:
             raise WanError(f"caption_dropout={self.caption_dropout} is not a share between 0 and 1")
+        if self.distil is not None:
+            if self.lora is None:
+                raise WanError(
+                    "distil: the teacher is the weights without an update; set lora=, as train_wan_mini_lightning does"
+                )
+            _ = self.intervals  # which there have to be
         super().check()

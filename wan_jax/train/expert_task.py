@@ -70,11 +70,12 @@ class ExpertTask:
         return lower_step(self._config, state, frozen, clips, no_caption)
 
     def flops(self, batch: Batch) -> float:
-        """Three forward passes' worth of work."""
-        return 3 * forward_flops(self._config.model.transformer, batch.latents.shape)
+        return self._config.forward_passes * forward_flops(self._config.model.transformer, batch.latents.shape)
 
     def validate(self, state: TrainState) -> dict[str, float]:
-        return validate(state.best, self._frozen, self._validation, self._config) if self._validation else {}
+        if not self._validation:
+            return {}
+        return validate(state.best, self._frozen, self._validation, self._no_caption, self._config)
 
     def show(self, state: TrainState, folder: epath.Path, step: int):
         if self._config.sample_prompts:
@@ -85,8 +86,10 @@ class ExpertTask:
         source = {"run": config.name, "steps": int(state.step), "clips": int(state.samples), "wan_jax": __version__}
         if config.lora is None:
             return str(export(config, weights, source))
+        if config.distil is not None:
+            source |= config.distil.sampling
         update, about = state.best[config.component], {name: str(value) for name, value in source.items()}
-        lora_files.save(folder / LORA_FILE, update, config.lora, config.model.transformer, about)
+        lora_files.save(folder / LORA_FILE, update, config.lora, config.model.transformer, about, config.dtype)
         return str(folder / LORA_FILE)
 
     def _held_out(self) -> list[Clips]:

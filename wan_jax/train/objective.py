@@ -29,10 +29,23 @@ def flow_matching_loss(
         conditioning: what else it is told.  Clean frames that are given stay as they are and do not count.
     """
     noisy = flow.interpolate(clean, noise, sigma[:, None, None, None, None])
-    timestep = sigma * flow.TRAIN_TIMESTEPS
+    predicted = predicted_velocity(predict, noisy, sigma * flow.TRAIN_TIMESTEPS, conditioning)
+    return mean_square(predicted - flow.velocity(clean, noise), conditioning)
+
+
+@typechecked
+def predicted_velocity(
+    predict: Callable, noisy: Float["b f h w c"], timestep: Float[" b"], conditioning: Conditioning
+) -> Float["b f h w c"]:
+    """What a network that is told the conditioning predicts for noisy latents."""
     given = conditioning.clean, conditioning.channels, conditioning.shown
     inputs, timestep, row = network_inputs(noisy, timestep, *given)
-    error = predict(inputs, timestep, conditioning.text, row, conditioning.context) - flow.velocity(clean, noise)
+    return predict(inputs, timestep, conditioning.text, row, conditioning.context)
+
+
+@typechecked
+def mean_square(error: Float["b f h w c"], conditioning: Conditioning) -> Float[" b"]:
+    """Over each clip, but for latent frames that were given, in float32."""
     squares = jnp.square(error.astype(jnp.float32)).mean(axis=(2, 3, 4))
     return squares.mean(axis=1, where=_learned(conditioning, *squares.shape))
 

@@ -24,7 +24,8 @@ def make_samples(config: TrainConfig, weights: Params, mesh: Mesh, folder: epath
     pipe = WanPipeline(Snapshot(config, weights), config.dtype, default_vae_dtype(), mesh, StartUp())
     pipe.set_progress_bar_config(disable=True)
     width, height, frames = config.sample_size or (None, None, None)
-    made = pipe(list(config.sample_prompts), width=width, height=height, num_frames=frames)
+    sampling = {} if config.distil is None else config.distil.sampling
+    made = pipe(list(config.sample_prompts), width=width, height=height, num_frames=frames, **sampling)
     if not is_leader():
         return
     from wan_jax.video_io import export_to_video  # here: a run without samples needs no PyAV

@@ -12,7 +12,8 @@ from wan_jax.data.units import StoredUnit, units_of
 from wan_jax.models.dit import DiT
 from wan_jax.models.umt5 import UMT5Encoder
 from wan_jax.train.config import TrainConfig
-from wan_jax.train.objective import drop_captions, flow_matching_loss
+from wan_jax.train.distillation import distillation_loss, guided
+from wan_jax.train.objective import drop_captions, flow_matching_loss, predicted_velocity
 from wan_jax.train.optimizer import learning_rate, make_optimizer
 from wan_jax.train.state import TrainState, advance, all_finite, average, cast, join
 from wan_jax.train.timesteps import sample_sigma
@@ -20,6 +21,9 @@ from wan_jax.typing import Bool, Float, Int, Params
 
 # umT5 states [b s d], or ids and mask [b s] of the tokens to make them from.
 Captions = Float["b s d"] | tuple[Int["b s"], Bool["b s"]]
+
+# Where a clip is learned from: its noise level, or in distillation the number of one of the expert's intervals.
+Level = Float["*b"] | Int["*b"]
 
 
 @flax.struct.dataclass
@@ -101,25 +105,39 @@ def train_step(
 
 @partial(jax.jit, static_argnames="config")
 def validation_losses(
-    params: Params, frozen: Params, clips: Clips, sigma: Float[""], key: jax.Array, *, config: TrainConfig
+    params: Params,
+    frozen: Params,
+    clips: Clips,
+    no_caption: Captions,
+    level: Level,
+    key: jax.Array,
+    *,
+    config: TrainConfig,
 ) -> Float[" b"]:
-    """The loss of each clip at one noise level, with noise from `key` alone: the same at every call."""
+    """The loss of each clip at one level, with noise from `key` alone: the same at every call."""
     networks = _networks(params, frozen, config)
     noise = jax.random.normal(key, clips.latents.shape, jnp.float32)
-    sigmas = jnp.full(len(clips.latents), sigma)
-    return _losses(networks, clips, noise, sigmas, _states(networks, clips.captions, config), key, config)
+    levels = jnp.full(len(clips.latents), level)
+    text, no_text = _states(networks, clips.captions, config), _states(networks, no_caption, config)
+    return _losses(networks, frozen, clips, noise, levels, text, no_text, key, config)
 
 
 def loss(params: Params, frozen: Params, clips: Clips, no_caption: Captions, key: jax.Array, config: TrainConfig):
     """The mean loss of a batch, with noise, noise levels and dropped captions drawn from `key`."""
     networks = _networks(params, frozen, config)
     count = len(clips.latents)
-    noise_key, sigma_key, drop_key, task_key = jax.random.split(key, 4)
+    noise_key, level_key, drop_key, task_key = jax.random.split(key, 4)
     noise = sharding.constrain_latents(jax.random.normal(noise_key, clips.latents.shape, jnp.float32))
-    sigma = sample_sigma(config.density, sigma_key, count, config.noise_range)
+    levels = _draw_levels(level_key, count, config)
     text, no_text = _states(networks, clips.captions, config), _states(networks, no_caption, config)
     text = drop_captions(text, no_text, drop_key, config.caption_dropout)
-    return _losses(networks, clips, noise, sigma, text, task_key, config).mean()
+    return _losses(networks, frozen, clips, noise, levels, text, no_text, task_key, config).mean()
+
+
+def _draw_levels(key: jax.Array, count: int, config: TrainConfig) -> Level:
+    if config.distil is not None:
+        return jax.random.randint(key, (count,), 0, len(config.intervals))
+    return sample_sigma(config.density, key, count, config.noise_range)
 
 
 def _networks(params: Params, frozen: Params, config: TrainConfig) -> Params:
@@ -129,16 +147,21 @@ def _networks(params: Params, frozen: Params, config: TrainConfig) -> Params:
     return cast(join(params, frozen), config.dtype)
 
 
-def _losses(networks, clips: Clips, noise, sigma, text, key, config: TrainConfig) -> Float[" b"]:
+def _losses(networks, frozen, clips: Clips, noise, levels, text, no_text, key, config: TrainConfig) -> Float[" b"]:
     dit = DiT(config.model.transformer, jnp.dtype(config.dtype), config.remat)
 
-    def predict(*inputs):
+    def predict(networks: Params, *inputs):
         return dit.apply({"params": networks[config.component]}, *inputs)
 
     conditioning = config.condition(clips.latents, text, key)
     if clips.unit is not None:
         conditioning = conditioning.replace(**units_of(config.model).conditions(clips.unit))
-    return flow_matching_loss(predict, clips.latents, noise, sigma, conditioning)
+    if config.distil is None:
+        return flow_matching_loss(partial(predict, networks), clips.latents, noise, levels, conditioning)
+    student = partial(predicted_velocity, partial(predict, networks), conditioning=conditioning)
+    scale = config.distil.teacher_scale(config.model, config.component)
+    teacher = guided(partial(predict, cast(frozen, config.dtype)), conditioning, no_text, scale)
+    return distillation_loss(student, teacher, clips.latents, noise, levels, config.intervals, conditioning)
 
 
 def _states(networks: Params, captions: Captions, config: TrainConfig) -> Float["b s d"]:

@@ -1,7 +1,7 @@
 """The loss on held-out clips, noise level by noise level.
 
 The training loss says little: it changes more with the timestep than with learning.  So the same clips are shown with
-the same noise at the same eight noise levels every time.
+the same noise at the same eight noise levels every time, or in distillation at the start of each of the few steps.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from wan_jax import sharding
+from wan_jax.diffusion.flow import TRAIN_TIMESTEPS
 from wan_jax.train.config import TrainConfig
-from wan_jax.train.step import Clips, validation_losses
+from wan_jax.train.step import Captions, Clips, Level, validation_losses
 from wan_jax.typing import Params
 
 LEVELS = 8
@@ -25,15 +26,24 @@ def noise_levels(noise_range: tuple[float, float]) -> list[float]:
     return [float(low + (high - low) * (i + 0.5) / LEVELS) for i in range(LEVELS)]
 
 
-def validate(params: Params, frozen: Params, batches: Sequence[Clips], config: TrainConfig) -> dict[str, float]:
+def levels(config: TrainConfig) -> dict[int, Level]:
+    """{timestep: what the loss calls it} of all that is measured."""
+    if config.distil is not None:
+        return {int(told): jnp.int32(k) for k, told in enumerate(config.intervals.timesteps[:, 0])}
+    return {int(sigma * TRAIN_TIMESTEPS): jnp.float32(sigma) for sigma in noise_levels(config.noise_range)}
+
+
+def validate(
+    params: Params, frozen: Params, batches: Sequence[Clips], no_caption: Captions, config: TrainConfig
+) -> dict[str, float]:
     """{"validation/loss": the mean, "validation/loss_t0062": that at timestep 62, …}."""
     losses = {}
-    for sigma in noise_levels(config.noise_range):
+    for timestep, level in levels(config).items():
         each = []
         for i, clips in enumerate(batches):
             key = jax.random.fold_in(jax.random.key(_SEED), i)
-            each.append(validation_losses(params, frozen, clips, jnp.float32(sigma), key, config=config))
-        losses[f"validation/loss_t{int(sigma * 1000):04}"] = float(np.mean(np.concatenate(list(map(_host, each)))))
+            each.append(validation_losses(params, frozen, clips, no_caption, level, key, config=config))
+        losses[f"validation/loss_t{timestep:04}"] = float(np.mean(np.concatenate(list(map(_host, each)))))
     return {"validation/loss": float(np.mean(list(losses.values())))} | losses
 
 
