@@ -10,6 +10,7 @@ from wan_jax.config import DiTConfig
 from wan_jax.diffusion.guidance import guided_velocity
 from wan_jax.diffusion.inputs import impose, network_inputs
 from wan_jax.diffusion.solvers import SolverState, Steps, solver_step
+from wan_jax.diffusion.step_cache import StepCache, cached
 from wan_jax.models.dit import Context, DiT, TextKV
 from wan_jax.models.layers import repeated
 from wan_jax.typing import Float, Params
@@ -25,7 +26,7 @@ def encode_text(
     return jax.tree.map(lambda x: sharding.constrain(x, *sharding.text_spec(x.shape)), text)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("config", "dtype"), donate_argnames=("state", "cache"))
 def denoise(
     params: Params,
     state: SolverState,
@@ -37,27 +38,53 @@ def denoise(
     clean: Float["b g h w c"] | None = None,
     channels: Float["b f h w m"] | None = None,
     context: Context | None = None,
+    cache: StepCache | None = None,
     *,
     config: DiTConfig,
     dtype,
-) -> SolverState:
+) -> tuple[SolverState, StepCache | None]:
     """Steps `start` … `stop` − 1 with one expert.
 
     The bounds are ordinary arguments, so that a single step, a whole segment and the other expert's segment all run
-    the same executable.  `state` is donated.  A `guidance_scale` of None means one prediction a step, without
-    negative prompt.  `clean`, `channels` and `context`: see `wan_jax.conditioning`; the sample gets its clean frames
-    back after every step.
+    the same executable.  `state` and `cache` are donated.  A `guidance_scale` of None means one prediction a step,
+    without negative prompt.  `clean`, `channels` and `context`: see `wan_jax.conditioning`; the sample gets its clean
+    frames back after every step.  With a `cache`, some steps do without the network: see
+    `wan_jax.diffusion.step_cache`.
     """
     dit = DiT(config, dtype)
 
-    def step(i, state: SolverState) -> SolverState:
-        def predict(latents: Float["b f h w c"]) -> Float["b f h w c"]:
+    def step(i, carry: tuple[SolverState, StepCache | None]) -> tuple[SolverState, StepCache | None]:
+        state, cache = carry
+
+        def apply(method: str, latents: Float["b f h w c"], text: TextKV, *context) -> jax.Array:
             timestep = jnp.full(len(latents), steps.timestep[i], jnp.float32)
             latents, timestep, row = network_inputs(latents, timestep, clean, channels)
-            return dit.apply({"params": params}, latents, timestep, text, row, context, method="velocity")
+            return dit.apply({"params": params}, latents, timestep, text, row, *context, method=method)
 
-        state = solver_step(state, guided_velocity(predict, state.sample, guidance_scale), steps, i)
+        def predict(latents: Float["b f h w c"], text: TextKV = text) -> Float["b f h w c"]:
+            return apply("velocity", latents, text, context)
+
+        def compute() -> Float["b f h w c"]:
+            return guided_velocity(predict, state.sample, guidance_scale)
+
+        def first_block() -> Float["b n d"]:
+            return apply("first_block", repeated(state.sample, text.keys.shape[1]), text)
+
+        if cache is None:
+            velocity = compute()
+        elif cache.method == "guidance":
+            half = len(state.sample)
+            cond = predict(state.sample, jax.tree.map(lambda x: x[:, :half], text))
+
+            def difference() -> Float["b f h w c"]:
+                return cond - predict(state.sample, jax.tree.map(lambda x: x[:, half:], text))
+
+            towards, cache = cached(cache, difference, first_block, steps.sigma[i], i)
+            velocity = cond + (guidance_scale - 1) * towards
+        else:
+            velocity, cache = cached(cache, compute, first_block, steps.sigma[i], i)
+        state = solver_step(state, velocity, steps, i)
         state = state.replace(sample=impose(state.sample, clean))
-        return jax.tree.map(sharding.constrain_latents, state)
+        return jax.tree.map(sharding.constrain_latents, state), cache
 
-    return jax.lax.fori_loop(start, stop, step, state)
+    return jax.lax.fori_loop(start, stop, step, (state, cache))
