@@ -2,6 +2,7 @@
 
     python -m convert --src Wan-AI/Wan2.2-T2V-A14B-Diffusers --dst models/t2v_a14b     # from the hub, shard by shard
     python -m convert --src downloads/Wan2.2-T2V-A14B --dst models/t2v_a14b            # original Wan layout
+    python -m convert --src Wan-AI/Wan2.2-T2V-A14B-Diffusers --dst models/t2v_int8 --quantize int8
     python -m convert verify models/t2v_a14b                                           # compare with the SHA-256s
     python -m convert export --src models/t2v_a14b --dst exported                      # back to Diffusers safetensors
 
@@ -28,6 +29,8 @@ class Convert:
     """The directory or bucket (gs://…) to make. It appears when it is complete."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the transformers and the text encoder. Norms, modulation and the VAE stay in float32."""
+    quantize: Literal["int8", "fp8", "int8_w8a8", "fp8_w8a8"] | None = None
+    """Keep the matrices of the transformers in eight bits: half the memory. With w8a8 they multiply so, too."""
     keep_source: bool = False
     """Keep what is fetched from the hub, in its cache; else every shard is deleted once it is converted."""
     revision: str | None = None
@@ -36,7 +39,8 @@ class Convert:
     def run(self):
         from convert.conversion import convert
 
-        convert(self.src, self.dst, dtype=self.dtype, revision=self.revision, keep_source=self.keep_source)
+        options = {"quantize": self.quantize, "revision": self.revision, "keep_source": self.keep_source}
+        convert(self.src, self.dst, dtype=self.dtype, **options)
 
 
 @dataclass(frozen=True, kw_only=True)

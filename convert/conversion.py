@@ -6,6 +6,7 @@ that are written.  Whatever it does not list is written again, over what may be 
 resumed conversion ends as an uninterrupted one.
 """
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
 from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
@@ -35,6 +37,7 @@ def convert(
     dst: str,
     *,
     dtype: str = "bfloat16",
+    quantize: str | None = None,
     revision: str | None = None,
     keep_source: bool = False,
     quiet: bool = False,
@@ -45,6 +48,7 @@ def convert(
         src: a directory or a hub id; see `open_source`.
         dst: the directory or bucket to make; it appears when complete.
         dtype: of the transformers and the text encoder; norms, modulation and the VAE stay in float32.
+        quantize: how to keep the matrices of the transformers: one of `config.QUANTIZATIONS`, or None.
         revision: of the hub repository; pinned to a commit by the first call.
         keep_source: keep what is fetched from the hub, in the cache that all tools of the hub share.
         quiet: no progress bar.
@@ -60,6 +64,8 @@ def convert(
         revision = revision or progress.source["revision"]
     downloads = None if keep_source else _download_folder(target, src)
     source = open_source(src, revision, downloads)
+    transformer = dataclasses.replace(source.config.transformer, quantization=quantize)
+    source = dataclasses.replace(source, config=dataclasses.replace(source.config, transformer=transformer))
     origin = _origin(source, dtype)
     if progress:
         progress.require(origin, source.folder.sizes)
@@ -82,13 +88,13 @@ def convert(
 
 
 def _origin(source: Source, dtype: str) -> dict[str, Any]:
-    local = source.folder.revision is None
+    local, quantization = source.folder.revision is None, source.config.transformer.quantization
     return {
         "id": Path(source.folder.name).resolve().name if local else source.folder.name,
         "revision": source.folder.revision,
         "layout": source.layout,
         "dtype": dtype,
-    }
+    } | ({} if quantization is None else {"quantization": quantization})
 
 
 def _download_folder(target: epath.Path, src: str) -> Path:
@@ -162,8 +168,12 @@ def _fetched(folder: Folder, jobs: list[_Job]) -> Iterator[tuple[_Job, Path]]:
 def _convert_file(source: Source, job: _Job, path: Path, progress: Progress, bar: tqdm):
     name, places = job.component.name, job.component.places(source.layout)
     writer, unsaved = checkpoint.ArrayWriter(progress.folder / name), 0
-    for tensor, digest in source.convert_file(job.component, path, job.header, writer.write):
-        progress.mark(name, *_place(places, tensor), digest)
+
+    def store(path: str, layer: int | None, value: np.ndarray) -> dict[str, str]:
+        return {part: writer.write(part, layer, x) for part, x in job.component.parts(path, value).items()}
+
+    for tensor, digests in source.convert_file(job.component, path, job.header, store):
+        progress.mark(name, places[tensor][1], digests)
         size = job.header[tensor].nbytes
         bar.update(size)
         unsaved += size
@@ -187,10 +197,10 @@ def _manifest(component: Component, layout, headers, digests: dict[str, list[str
         path: {
             "shape": list(x.shape),
             "dtype": x.dtype.name,
-            "source_dtype": source_dtypes[path],
+            "source_dtype": source_dtypes[component.source_path(path)],
             "sha256": digests[path],
         }
-        for path, x in component.shapes.items()
+        for path, x in component.stored.items()
     }
 
 

@@ -60,6 +60,11 @@ def export(src: str, dst: str):
     """
     folder = epath.Path(src)
     config = checkpoint.read_model(folder)
+    if config.transformer.quantization is not None:
+        raise WanError(
+            f"{src}: its matrices are kept in eight bits ({config.transformer.quantization}), which Diffusers' layout "
+            "has no room for; export a model that was converted without --quantize"
+        )
     manifests = {name: checkpoint.read_manifest(folder / name) for name in checkpoint.components(config)}
 
     def dtype(name: str, path: str) -> np.dtype:

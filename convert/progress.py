@@ -42,14 +42,18 @@ class Progress:
     def begin(self, component: Component):
         """Lays out a component's arrays, unless that was done."""
         if component.name not in self.digests:
-            checkpoint.create(self.folder / component.name, component.config, component.shapes, component.stacked)
-            self.digests[component.name] = {path: [None] * component.layers(path) for path in component.shapes}
+            stored, stacked = component.stored, component.stored_stacked
+            checkpoint.create(self.folder / component.name, component.config, stored, stacked)
+            layers = {path: component.layers(component.source_path(path)) for path in stored}
+            self.digests[component.name] = {path: [None] * count for path, count in layers.items()}
 
     def is_done(self, component: str, path: str, layer: int | None) -> bool:
         return component in self.digests and self.digests[component][path][layer or 0] is not None
 
-    def mark(self, component: str, path: str, layer: int | None, digest: str):
-        self.digests[component][path][layer or 0] = digest
+    def mark(self, component: str, layer: int | None, digests: dict[str, str]):
+        """Records the digests of all that was stored of a layer, by path."""
+        for path, digest in digests.items():
+            self.digests[component][path][layer or 0] = digest
 
     def require(self, source: dict[str, Any], sizes: dict[str, int]):
         """Raises a WanError if the record is of another conversion."""

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "wan_jax"
 LAYERS = [
     {"errors", "typing"},
     {"config", "precision", "cache", "cluster", "compiler", "executables", "sharding", "chips", "remat"},
-    {"kernels", "world"},
+    {"kernels", "quantization", "world"},
     {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "images", "frames", "metrics", "perceptual"},
     {"models"},
     {"diffusion", "placeholder", "lora", "lora_files"},

@@ -48,6 +48,9 @@ class _Component:
         } | self.FIXED
 
 
+QUANTIZATIONS = ("int8", "fp8", "int8_w8a8", "fp8_w8a8")  # see `wan_jax.quantization`
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig(_Component):
     """The diffusion transformer (Wan2.2, wan/modules/model.py).  Defaults: the 14B model."""
@@ -72,6 +75,8 @@ class DiTConfig(_Component):
     # VACE (arXiv:2503.07598): the blocks that a hint is added after, and channels of what the hints are made from.
     vace_layers: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
     vace_in_channels: int = field(default=96, metadata={"omit_default": True})
+    # How the matrices of the blocks are kept, one of QUANTIZATIONS; None: as the other weights.
+    quantization: str | None = field(default=None, metadata={"omit_default": True})
 
     FIXED = {
         "patch_size": (1, 2, 2),
@@ -81,6 +86,8 @@ class DiTConfig(_Component):
     IGNORED = frozenset({"rope_max_seq_len"})  # our tables are made for the grid at hand
 
     def __post_init__(self):
+        if self.quantization not in (None, *QUANTIZATIONS):
+            raise WanError(f"quantization={self.quantization!r} is unknown; use one of {', '.join(QUANTIZATIONS)}")
         layers = self.vace_layers
         if list(layers) != sorted(set(layers)) or (layers and not 0 <= layers[0] <= layers[-1] < self.num_layers):
             raise WanError(f"vace_layers={list(layers)} are not rising numbers of the {self.num_layers} layers")
@@ -207,6 +214,7 @@ class Sampling:
     num_frames: int = 81
     fps: int = 16
     num_inference_steps: int = 50
+    solver: str = "unipc"
     flow_shift: float = 5.0
     guidance_scale: float = 5.0  # of the high-noise expert, or of the only one
     guidance_scale_2: float | None = None  # of the low-noise expert

@@ -9,12 +9,15 @@ Those of others may also hold whole differences, under the names of the paramete
 import math
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from wan_jax import sharding
 from wan_jax.errors import WanError
+from wan_jax.quantization import SCALE, dequantize, quantize
 from wan_jax.typing import Float, Params, typechecked
 
 
@@ -78,23 +81,56 @@ def scaled(config: LoraConfig, lora: Params) -> Params:
     )
 
 
-def fuse(params: Params, update: Params) -> Params:
-    """The weights with a scaled update added, in float32; they keep their dtype."""
+def fuse(params: Params, update: Params, kind: str | None = None) -> Params:
+    """The weights with a scaled update added, in float32; they keep their dtype.
+
+    Beside a quantised matrix a low-rank update stays by itself, or rounding would swallow much of it; later ones join
+    it.  Whole differences are added, and the sum is quantised anew.
+
+    Args:
+        params: a transformer's.
+        update: of it.
+        kind: how its matrices are quantised.
+    """
     fused = dict(params)
     for name, value in update.items():
         if isinstance(value, dict):
-            fused[name] = fuse(params[name], value)
+            fused[name] = fuse(params[name], value, kind)
+        elif name == "kernel" and SCALE in params:
+            whole = dequantize(params[name], params[SCALE]) + value
+            fused[name], scale = quantize(whole, kind)
+            fused[SCALE] = scale.astype(params[SCALE].dtype)
         elif name not in ("lora_a", "lora_b"):
             fused[name] = _sum(params[name], value)
-    if "lora_a" in update:
+    if "lora_a" in update and SCALE in params:
+        for name, rank_axis in (("lora_a", -1), ("lora_b", -2)):
+            parts = [params[name]] if name in params else []
+            fused[name] = jnp.concatenate([*parts, update[name].astype(params["bias"].dtype)], rank_axis)
+    elif "lora_a" in update:
         fused["kernel"] = _add(fused["kernel"], update["lora_a"], update["lora_b"])
     return fused
 
 
-def fuse_in_place(params: Params, update: Params) -> Params:
-    """`fuse`, in the memory of `params`, which are gone afterwards."""
-    where = jax.tree.map(lambda x: x.sharding, params)
-    return jax.jit(fuse, donate_argnums=0, out_shardings=where)(params, update)
+def fuse_in_place(params: Params, update: Params, kind: str | None = None) -> Params:
+    """`fuse` on the device, where at most one layer is there twice; the weights stay where they were, on a mesh.
+
+    Those of `params` that change are gone afterwards.
+    """
+    fused, changes = flatten_dict(params, sep="/"), flatten_dict(update, sep="/")
+    for layer in dict.fromkeys(path.rpartition("/")[0] for path in changes):
+        old, change = (
+            unflatten_dict({path: x for path, x in flat.items() if path.rpartition("/")[0] == layer}, sep="/")
+            for flat in (fused, changes)
+        )
+        kept = jax.tree.leaves(old)[0].sharding
+        old = sharding.to_memory(old, sharding.DEVICE)
+        run = partial(fuse, kind=kind)
+        places = sharding.place(jax.eval_shape(run, old, change), kept.mesh)
+        where = jax.tree.map(lambda x: x.sharding, places)
+        donated = 0 if kind is None else ()  # of quantised ones, updates grow and have no use for old memory
+        new = jax.jit(run, donate_argnums=donated, out_shardings=where)(old, change)
+        fused |= flatten_dict(sharding.to_memory(new, kept.memory_kind), sep="/")
+    return unflatten_dict(fused, sep="/")
 
 
 @typechecked

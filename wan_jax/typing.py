@@ -25,6 +25,7 @@ class _Annotation:
 Bool = _Annotation(jaxtyping.Bool)
 Float = _Annotation(jaxtyping.Float)
 Int = _Annotation(jaxtyping.Integer)
+Num = _Annotation(jaxtyping.Num)
 UInt8 = _Annotation(jaxtyping.UInt8)
 
 Params = dict  # a tree of arrays, as flax makes it

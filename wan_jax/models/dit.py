@@ -104,7 +104,9 @@ class Attention(nn.Module):
     dtype: jnp.dtype
 
     def setup(self):
-        self.q, self.k, self.v, self.o = (dense(self.config.dim, self.dtype) for _ in range(4))
+        self.q, self.k, self.v, self.o = (
+            dense(self.config.dim, self.dtype, quantization=self.config.quantization) for _ in range(4)
+        )
         self.norm_q, self.norm_k = (QKNorm(self.config, self.dtype) for _ in range(2))
 
     def queries(self, x: Float["b n c"], rope: Rope | None = None) -> Float["b n c"]:
@@ -130,8 +132,8 @@ class Block(nn.Module):
         self.norm_cross = LayerNorm(self.config.eps, self.dtype)
         self.cross_attn = Attention(self.config, self.dtype)
         self.image_attn = Attention(self.config, self.dtype)  # its keys and values only, and where there are pictures
-        self.ffn_in = dense(self.config.ffn_dim, self.dtype)
-        self.ffn_out = dense(dim, self.dtype)
+        self.ffn_in = dense(self.config.ffn_dim, self.dtype, quantization=self.config.quantization)
+        self.ffn_out = dense(dim, self.dtype, quantization=self.config.quantization)
 
     def text_kv(self, carry: None, text: Float["b s c"], image: Float["b i c"] | None) -> tuple[None, TextKV]:
         pictures = None if image is None else TextKV(self.image_attn.keys(image), self.image_attn.values(image))
@@ -205,10 +207,16 @@ class ImageEmbedding(nn.Module):
 
 
 def stacked_blocks(block: type[Block], length: int, dit: "DiT", extra_axes: tuple = ()) -> nn.Module:
-    """So many blocks under one scan.  `extra_axes`: of arguments that the block takes after those of `Block`."""
+    """So many blocks under one scan; those that wait in host memory each come to the device when their turn is near.
+
+    `extra_axes`: of arguments that the block takes after those of `Block`.
+    """
     stacked = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}, "length": length}
+    block = remat(block, dit.remat, static_argnums=(6,))  # `length`
+    if any(map(sharding.is_in_host_memory, jax.tree.leaves(dit.variables))):
+        block = nn.map_variables(block, "params", sharding.fetch, methods=["text_kv", "__call__"])
     return nn.scan(
-        remat(block, dit.remat, static_argnums=(6,)),  # `length`
+        block,
         methods={
             "text_kv": {**stacked, "in_axes": (nn.broadcast, nn.broadcast)},
             "__call__": {**stacked, "in_axes": (0, *[nn.broadcast] * 4, *extra_axes)},
@@ -272,6 +280,26 @@ class DiT(nn.Module):
             row: which of the r timesteps each token has; None where all tokens share the only one.
             context: for a VACE model; without it no hints are added.
         """
+        grid = latents.shape[1], latents.shape[2] // PATCH, latents.shape[3] // PATCH
+        x, time, table, row, rope, length = self._embed(latents, timestep, row)
+        hints = ()
+        if self.config.vace_layers:
+            hints = self.vace(x, context, text.vace, table, row, rope, length)
+        x, _ = self.blocks(x, text.replace(vace=None), table, row, rope, length, *hints)
+        return unpatchify(self.head(x, time, row)[:, :length], grid)
+
+    @typechecked
+    def first_block(
+        self, latents: Float["b f h w c"], timestep: Float["b r"], text: TextKV, row: Int[" n"] | None = None
+    ) -> Float["b m d"]:
+        """What the first block adds to the tokens, padding included; the arguments are those of `velocity`."""
+        x, _, table, row, rope, length = self._embed(latents, timestep, row)
+        params, text = jax.tree.map(lambda x: x[0], (self.variables["params"]["blocks"], text.replace(vace=None)))
+        block = Block(self.config, self.dtype, parent=None)
+        return block.apply({"params": sharding.fetch(params)}, x, text, table, row, rope, length)[0] - x
+
+    def _embed(self, latents: Float["b f h w c"], timestep: Float["b r"], row: Int[" n"] | None) -> tuple:
+        """What the blocks and the head are given: tokens, time, modulation, its row of each token, rope, length."""
         b, f, h, w, _ = latents.shape
         grid = (f, h // PATCH, w // PATCH)
         length = f * grid[1] * grid[2]
@@ -281,11 +309,7 @@ class DiT(nn.Module):
         row = None if row is None else pad_tokens(row, b, axis=0)
         tokens = constrain_tokens(pad_tokens(patchify(latents), b))
         x = constrain_tokens(self.patch_embedding(tokens).astype(jnp.float32))
-        hints = ()
-        if self.config.vace_layers:
-            hints = self.vace(x, context, text.vace, table, row, rope, length)
-        x, _ = self.blocks(x, text.replace(vace=None), table, row, rope, length, *hints)
-        return unpatchify(self.head(x, time, row)[:, :length], grid)
+        return x, time, table, row, rope, length
 
     def __call__(
         self,

@@ -6,27 +6,64 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from wan_jax import quantization
 from wan_jax.kernels.layer_norm import layer_norm
 from wan_jax.precision import matmul_precision
 from wan_jax.typing import Float, typechecked
 
 
-def dense(features: int, dtype, use_bias: bool = True, **options) -> nn.Dense:
+def dense(features: int, dtype, use_bias: bool = True, quantization: str | None = None, **options) -> nn.Module:
     """A linear layer that computes in `dtype`, exactly so where that is float32.
 
     It adds the low-rank update (x·a)·b where its parameters hold one; see `wan_jax.lora`.
+
+    Args:
+        features: m, of the result.
+        dtype: of inputs, products and results.
+        use_bias: adds one.
+        quantization: how the kernel is kept; see `wan_jax.quantization`.
+        options: of `nn.Dense`.
     """
-    return _Dense(features, use_bias=use_bias, dtype=dtype, precision=matmul_precision(dtype), **options)
+    shared = {"dtype": dtype, "precision": matmul_precision(dtype), "use_bias": use_bias}
+    if quantization is not None:
+        return _QuantizedDense(features, kind=quantization, **shared)
+    return _Dense(features, **shared, **options)
 
 
 class _Dense(nn.Dense):
     def __call__(self, x: Float["*b c"]) -> Float["*b m"]:
-        y = super().__call__(x)
-        if not self.has_variable("params", "lora_a"):
-            return y
-        a, b = (self.get_variable("params", name).astype(self.dtype) for name in ("lora_a", "lora_b"))
-        low = jnp.dot(x.astype(self.dtype), a, precision=self.precision)
-        return y + jnp.dot(low, b, precision=self.precision)
+        return _updated(self, x, super().__call__(x))
+
+
+class _QuantizedDense(nn.Module):
+    """Its weights come from a quantised model; they are not for training, and begin as zeros."""
+
+    features: int
+    kind: str
+    dtype: DTypeLike
+    precision: jax.lax.Precision | None
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, x: Float["*b c"]) -> Float["*b m"]:
+        shape, zeros = (x.shape[-1], self.features), nn.initializers.zeros
+        values = self.param("kernel", zeros, shape, quantization.values_dtype(self.kind))
+        groups = quantization.scales(self.kind, x.shape[-1])
+        scale = self.param(quantization.SCALE, nn.initializers.ones, (groups, self.features))
+        x = x.astype(self.dtype)
+        y = quantization.dot(x, values, scale, self.kind, self.precision)
+        if self.use_bias:
+            y = y + self.param("bias", zeros, (self.features,)).astype(self.dtype)
+        return _updated(self, x, y)
+
+
+def _updated(layer: nn.Module, x: Float["*b c"], y: Float["*b m"]) -> Float["*b m"]:
+    """`y`, the result of a layer for `x`, with the layer's low-rank update."""
+    if not layer.has_variable("params", "lora_a"):
+        return y
+    a, b = (layer.get_variable("params", name).astype(layer.dtype) for name in ("lora_a", "lora_b"))
+    low = jnp.dot(x.astype(layer.dtype), a, precision=layer.precision)
+    return y + jnp.dot(low, b, precision=layer.precision)
 
 
 class LayerNorm(nn.Module):

@@ -73,7 +73,9 @@ class ContextBlock(Block):
 
     def setup(self):
         super().setup()
-        self.after_proj = dense(self.config.dim, self.dtype, kernel_init=nn.initializers.zeros)
+        self.after_proj = dense(
+            self.config.dim, self.dtype, quantization=self.config.quantization, kernel_init=nn.initializers.zeros
+        )
 
     def __call__(
         self,
