@@ -50,6 +50,15 @@ def test_generate_and_repeat(tmp_path):
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
 
 
+def test_weights_in_eight_bits_and_on_the_host(tmp_path):
+    """What is repeated is as exact as it was, wherever the weights wait."""
+    out, again = tmp_path / "out.mp4", tmp_path / "again.mp4"
+    cli.main([*GENERATE, "--quantize", "int8", "--out", str(out)])
+    assert read_metadata(out)["quantization"] == "int8"
+    cli.main(["generate", "--from", str(out), "--offload", "model", "--out", str(again)])
+    assert again.read_bytes() == out.read_bytes()
+
+
 def test_from_a_video_and_repeat(tmp_path, capsys):
     clip = export_to_video(np.random.default_rng(0).random((5, 32, 48, 3)), tmp_path / "clip.mp4")
     out, again = tmp_path / "out.mp4", tmp_path / "again.mp4"
@@ -151,6 +160,8 @@ GENERATE = ["generate", "--model", "untrained", "--prompt", "a", *SMALL]
         (["reconstruct", "missing.mp4", "out.mp4", "--model", "untrained"], "missing.mp4"),
         ([*GENERATE, "--lora", "{text}"], "notes.txt: no safetensors file that can be read"),
         ([*GENERATE, "--dtype", "int4"], "dtype='int4' is unknown"),
+        ([*GENERATE, "--quantize", "int4"], "quantization='int4' is unknown"),
+        ([*GENERATE, "--offload", "disk"], "offload='disk' is unknown; use 'model', 'blocks' or None"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys, args, message):

@@ -241,6 +241,16 @@ def test_own_file(tmp_path):
     )
 
 
+def test_own_file_in_half_the_bytes(tmp_path):
+    update = random_update()
+    for dtype in ("float32", "bfloat16"):
+        lora_files.save(tmp_path / dtype, update, LORA, CONFIG, {}, dtype)
+    assert (tmp_path / "bfloat16").stat().st_size < 0.7 * (tmp_path / "float32").stat().st_size
+    rounded = jax.tree.map(lambda x: np.asarray(x.astype(jnp.bfloat16), np.float32), update)
+    found = lora_files.load(tmp_path / "bfloat16", CONFIG)
+    jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(np.asarray, lora.scaled(LORA, rounded)))
+
+
 def test_in_the_pipeline(tmp_path, params):
     """The same latents as from a checkpoint into which the update was merged; the other expert keeps its weights."""
     update = random_update()

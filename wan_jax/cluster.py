@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
+_TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
+
 
 def join_cluster():
     """Calls `jax.distributed.initialize()` where JAX can find out the rest: on TPU hosts, Slurm and Open MPI.
@@ -14,9 +16,13 @@ def join_cluster():
     for a cluster.  Colab's single TPU has no such server either.
     """
     tasks = max(int(os.environ.get(name, 1)) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-    on_tpu_host = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
-    if (tasks > 1 or on_tpu_host) and "COLAB_RELEASE_TAG" not in os.environ:
+    if (tasks > 1 or is_tpu_host()) and "COLAB_RELEASE_TAG" not in os.environ:
         jax.distributed.initialize()
+
+
+def is_tpu_host() -> bool:
+    """Whether TPUs are devices of this machine; older ones are accelerators to Linux, newer ones are passed through."""
+    return any(Path(device).exists() for device in _TPU_DEVICES)
 
 
 def is_leader() -> bool:

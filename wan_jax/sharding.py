@@ -28,17 +28,20 @@ from wan_jax import chips
 from wan_jax.errors import WanError
 from wan_jax.typing import Params
 
+# Memory spaces: a device's own, and pages of the host's that it can copy from by itself.
+DEVICE, HOST = "device", "pinned_host"
+
 AXES = ("data", "fsdp", "context", "tensor")
 _PIECES = ("fsdp", "context")
 
 # Letters: l layers, c model width, m feed-forward width, t text width, i that of CLIP's tokens, k heads, v vocabulary,
-# r rank.
+# r rank.  Scales of quantised kernels, [l g m], lie as these do.
 RULES = (
-    (r"(vace/)?blocks/.*attn/[qkv]/kernel", P(None, _PIECES, "tensor")),  # [l c c]
-    (r"(vace/)?blocks/.*attn/o/kernel", P(None, "tensor", _PIECES)),  # [l c c]
-    (r"vace/blocks/after_proj/kernel", P(None, _PIECES, "tensor")),  # [l c c]
-    (r"(vace/)?blocks/ffn_(in|gate)/kernel", P(None, _PIECES, "tensor")),  # [l c m]
-    (r"(vace/)?blocks/ffn_out/kernel", P(None, "tensor", _PIECES)),  # [l m c]
+    (r"(vace/)?blocks/.*attn/[qkv]/kernel(_scale)?", P(None, _PIECES, "tensor")),  # [l c c]
+    (r"(vace/)?blocks/.*attn/o/kernel(_scale)?", P(None, "tensor", _PIECES)),  # [l c c]
+    (r"vace/blocks/after_proj/kernel(_scale)?", P(None, _PIECES, "tensor")),  # [l c c]
+    (r"(vace/)?blocks/ffn_(in|gate)/kernel(_scale)?", P(None, _PIECES, "tensor")),  # [l c m]
+    (r"(vace/)?blocks/ffn_out/kernel(_scale)?", P(None, "tensor", _PIECES)),  # [l m c]
     (r"(vace/)?blocks/.*attn/([qkv]/bias|norm_[qk]/scale)", P(None, "tensor")),  # [l c]
     (r"(vace/)?blocks/ffn_(in|gate)/bias", P(None, "tensor")),  # [l m]
     (r"(vace/)?blocks/.*/lora_a", P(None, _PIECES)),  # [l c r], [l m r]
@@ -113,12 +116,13 @@ def default_mesh(devices: Sequence[jax.Device] | None = None, weight_bytes: int 
     devices = jax.devices() if devices is None else list(devices)
     if devices[0].platform == "cpu":
         devices = devices[:1]
-    halves = len(devices) % 2 == 0 and weight_bytes <= len(devices) / 2 * _memory_bytes(devices[0]) * 2 / 3
+    halves = len(devices) % 2 == 0 and weight_bytes <= len(devices) / 2 * memory_bytes(devices[0]) * 2 / 3
     data = 2 if halves else 1
     return make_mesh(data=data, context=len(devices) // data, devices=devices)
 
 
-def _memory_bytes(device: jax.Device) -> float:
+def memory_bytes(device: jax.Device) -> float:
+    """What programs may use of a device; infinite where it does not tell."""
     chip = chips.by_kind(device.device_kind)
     if chip is not None:
         return chip.hbm_gib * 2**30
@@ -255,10 +259,32 @@ def fitting(spec: P, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
     return P(*fitted)
 
 
-def place(abstract: Params, mesh: Mesh) -> Params:
+def place(abstract: Params, mesh: Mesh, memory: str = DEVICE) -> Params:
     """The same shapes with the sharding that the table gives each; `checkpoint.restore` reads straight into it."""
     return jax.tree.map(
-        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec, memory_kind=memory)),
         abstract,
         param_specs(abstract, mesh),
     )
+
+
+def to_memory(tree: Params, memory: str) -> Params:
+    """The same arrays, or shapes, in another memory space of their devices; arrays on their way at return."""
+
+    def move(x: jax.Array | jax.ShapeDtypeStruct) -> jax.Array | jax.ShapeDtypeStruct:
+        there = x.sharding.with_memory_kind(memory)
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there)
+        return jax.device_put(x, there)
+
+    return jax.tree.map(move, tree)
+
+
+def is_in_host_memory(x: jax.Array) -> bool:
+    """Whether an array, or a tracer of one, waits in host memory."""
+    return jax.typeof(x).memory_space == jax.memory.Space.Host
+
+
+def fetch(params: Params) -> Params:
+    """In code that is being traced: what waits in host memory as copies on the device."""
+    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device) if is_in_host_memory(x) else x, params)

@@ -28,8 +28,13 @@ def generate(
     solver: Annotated[str | None, flag("NAME", "unipc")] = None,
     guidance: Annotated[str | None, flag("HIGH[,LOW]")] = None,
     shift: Annotated[float | None, flag("S")] = None,
+    quality: Annotated[float | None, flag("Q", "1, all steps are computed")] = None,
+    step_cache: Annotated[str | None, flag("NAME", "magnitude")] = None,
     negative_prompt: Annotated[str | None, flag("TEXT", "Wan's own")] = None,
     dtype: Annotated[str | None, flag("NAME", "bfloat16; float32 on CPU")] = None,
+    preset: Annotated[str | None, flag("NAME", "auto")] = None,
+    quantize: Annotated[str | None, flag("NAME", "the preset's choice")] = None,
+    offload: Annotated[str | None, flag("NAME", "the preset's choice")] = None,
     mesh: Mesh = None,
     edit: Annotated[Editing, tyro.conf.arg(name="")] = NO_EDITING,
     longer: Annotated[Longer, tyro.conf.arg(name="")] = ONE_SEGMENT,
@@ -57,6 +62,10 @@ def generate(
 
     python -m wan_jax generate --prompt "a fox" --model models/t2v --lora high.safetensors --lora-2 low.safetensors@0.8
 
+    python -m wan_jax generate --prompt "a large red ball bounces on green grass" --steps 50 --quality 0.9
+
+    python -m wan_jax generate --prompt "a small blue cube orbits" --preset lightning
+
     python -m wan_jax generate --from out.mp4 --seed 7 --out again.mp4
 
     Args:
@@ -72,8 +81,16 @@ def generate(
         solver: unipc, dpm++ or euler.
         guidance: strength of the prompt, for the high-noise and for the low-noise expert.
         shift: how far the steps lean towards high noise.
+        quality: below 1, steps are skipped where what they would predict can be extrapolated, with a relative error of
+            about 1 − Q; 0.9 is a good compromise.
+        step_cache: how that is told: magnitude, first_block, or guidance, which skips the negative prompt alone.
         negative_prompt: what to avoid.
         dtype: of the weights: bfloat16, float16 or float32.
+        preset: auto, which fits the model to the memory of the devices at hand; colab-v5e or colab-v6e, which do so for
+            one such chip; quality, which keeps every bit; or lightning, four steps without guidance.
+        quantize: the transformers' matrices in eight bits, half the memory: int8 or fp8; or int8_w8a8 or fp8_w8a8,
+            which are faster and less exact.
+        offload: to host memory: model, all weights but those of the part that works; or blocks, of a transformer too.
         mesh: how to share the work among devices, such as data=2,context=4 (axes: data, fsdp, context, tensor).
         out: .mp4, .webp or .gif, or a folder for .png files.
         sheet: a .png file, which gets eight frames of the video.
@@ -84,7 +101,7 @@ def generate(
     """
     from wan_jax import video_io, weights
     from wan_jax.cluster import is_leader
-    from wan_jax.pipelines import long_video, tasks
+    from wan_jax.pipelines import long_video, presets, tasks
     from wan_jax.pipelines.contact_sheet import write_frames
     from wan_jax.pipelines.loading import read_config
     from wan_jax.pipelines.preview import Preview
@@ -111,16 +128,19 @@ def generate(
         "guidance_scale": high,
         "guidance_scale_2": low,
         "seed": chosen(seed, "seed", 0),
-        "solver": chosen(solver, "solver", "unipc"),
+        "solver": chosen(solver, "solver"),
         "flow_shift": chosen(shift, "flow_shift"),
         "sigma_grid": settings.get("sigma_grid", "wan"),
+        "quality": chosen(quality, "quality", 1.0),
+        "step_cache": chosen(step_cache, "step_cache", "magnitude"),
     }
     # A mistake should not show after gigabytes were read.
     video_io.check_output(out)
     for name, picture in (("sheet", sheet), ("preview", preview)):
         if picture is not None and picture.suffix.lower() != ".png":
             raise WanError(f"cannot write {picture}: --{name} makes a .png file")
-    config = read_config(model)
+    preset = chosen(preset, "preset", "auto")
+    config = presets.sampled(presets.find(preset), read_config(model))
     edited, task = editing.arguments(config, edit, image, last_image, (width, height), options["num_frames"])
     if config.takes_context:
         edited["conditioning_scale"] = chosen(edited.get("conditioning_scale"), "conditioning_scale", 1.0)
@@ -134,7 +154,16 @@ def generate(
     if len(prompts) > 1:
         long_video.overlap_of(config, longer.overlap, request.num_frames)
     started = time.monotonic()
-    pipe = _pipeline(model, chosen(dtype, "dtype"), settings.get("vae_dtype"), mesh)
+    pipe = _pipeline(
+        model,
+        dtype=chosen(dtype, "dtype"),
+        vae_dtype=settings.get("vae_dtype"),
+        mesh=mesh,
+        quantization=chosen(quantize, "quantization"),
+        offload=offload,
+        preset=preset,
+    )
+    print(f"preset {preset}: {pipe.arrangement}", file=sys.stderr)
     updates.load(pipe, added := update.chosen(settings))
     if "checkpoint" in settings and settings["checkpoint"] != pipe.fingerprint:  # which waits for all weights
         print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
@@ -197,7 +226,7 @@ def _note(model: str, prompt: str) -> str | None:
     return None if folder is None else known_words.note(prompt, folder / "tokenizer")
 
 
-def _pipeline(model: str, dtype: str | None, vae_dtype: str | None, mesh: str | None):
+def _pipeline(model: str, *, dtype: str | None, **options: Any):
     import jax
 
     from wan_jax import WanPipeline
@@ -206,7 +235,7 @@ def _pipeline(model: str, dtype: str | None, vae_dtype: str | None, mesh: str | 
     join_cluster()
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return WanPipeline.from_pretrained(model, dtype=dtype, vae_dtype=vae_dtype, mesh=mesh)
+    return WanPipeline.from_pretrained(model, dtype=dtype, **options)
 
 
 def _stored_settings(path: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def plan(
     steps: Annotated[int | None, flag("N")] = None,
     train: Switch = False,
     config: Annotated[str | None, flag("FILE|NAME", "full training of the model's first expert")] = None,
+    preset: Annotated[str | None, flag("NAME", "all weights stay on the device")] = None,
     all: Switch = False,
     json: Switch = False,
 ):
@@ -30,6 +31,8 @@ def plan(
     python -m wan_jax plan --topology v6e:2x4 --size 1280x720
 
     python -m wan_jax plan --topology v5e:4x4 --mesh data=2,context=8 --size 832x480 --json
+
+    python -m wan_jax plan --model wan22_ti2v_5b --topology v5e:1x1 --preset colab-v5e --size 1280x704 --frames 121
 
     python -m wan_jax plan --topology v5p:4x4x4 --train --config train_wan22_t2v_high accumulate=4
 
@@ -43,6 +46,7 @@ def plan(
         steps: denoising steps.
         train: plan a step of training: of --config, or else with a clip for every group of devices, data × fsdp.
         config: a recipe, which has a model of its own; of several runs the first is planned.
+        preset: how the weights are kept, as for the generate command; auto fits them to the slice.
         all: compare the meshes of the slice.
         json: print the result as JSON.
     """
@@ -52,10 +56,13 @@ def plan(
     width, height = parse_size(size) if size else (None, None)
     if not train and (config or changes):
         raise WanError(f"{'--config' if config else changes[0]} is for training: add --train")
+    if train and preset:
+        raise WanError(f"--preset {preset} is for videos; training keeps its weights on the devices")
     if train and steps:
         raise WanError(f"--steps {steps} is for videos: what a training step needs does not depend on their number")
     prepare()  # before JAX starts
 
+    from wan_jax.pipelines import presets
     from wan_jax.pipelines.loading import read_config
     from wan_jax.pipelines.request import Request
     from wan_jax.plan.report import plan as make_plan
@@ -65,9 +72,12 @@ def plan(
     wan = read_config(model) if run is None else run.model
     video = {"height": height, "width": width, "num_frames": frames, "num_inference_steps": steps}
     own = dict.fromkeys(("guidance_scale", "guidance_scale_2", "flow_shift"))
-    request = Request.make(wan, "", None, **video, **own, seed=0, solver="unipc", sigma_grid="wan")
+    if preset is not None:
+        wan = presets.sampled(presets.find(preset), wan)
+    own |= {"solver": None}
+    request = Request.make(wan, "", None, **video, **own, seed=0, sigma_grid="wan")
     if run is None:
-        report = make_plan(wan, request, chips, mesh, compare=all)
+        report = make_plan(wan, request, chips, mesh, compare=all, preset=preset)
     else:
         from wan_jax.plan.train_report import plan_training
 

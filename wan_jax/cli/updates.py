@@ -1,4 +1,4 @@
-"""The flags of `generate` for low-rank updates of the weights."""
+"""The flags for low-rank updates of the weights."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,9 +42,13 @@ def load(pipe: "WanPipeline", updates: dict[str, list[str]]):
     Raises:
         WanError: see `WanPipeline.load_lora_weights`.
     """
-    for name, files in updates.items():
-        for file in files:
-            pipe.load_lora_weights(**_parse(file), component=_COMPONENTS[name])
+    for update in arguments(updates):
+        pipe.load_lora_weights(**update)
+
+
+def arguments(updates: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """The same as arguments of `WanPipeline.load_lora_weights`, one call after the other."""
+    return [_parse(file) | {"component": _COMPONENTS[name]} for name, files in updates.items() for file in files]
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from wan_jax.models import streaming
 from wan_jax.models.dit import PATCH
 from wan_jax.models.umt5 import encode_prompt
 from wan_jax.models.wan_vae import WanVAE
-from wan_jax.pipelines.loading import Model, Weights, locate, open_model
+from wan_jax.pipelines.loading import Model, locate, open_model
+from wan_jax.pipelines.residency import Weights
 from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.typing import Float, UInt8
 from wan_jax.vcu import encoding_grey_once
@@ -149,7 +150,7 @@ class Latents:
     @cached_property
     def _weights(self) -> Weights:
         dtypes = {"vae": self._vae_dtype} | ({"text_encoder": self._dtype} if self.text else {})
-        return Weights(self._found, dtypes, self._mesh)
+        return Weights(self._found, self._found.config, dtypes, self._mesh)
 
     @cached_property
     def _tokenizer(self):

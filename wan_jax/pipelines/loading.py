@@ -2,9 +2,6 @@
 
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +15,7 @@ from jax.sharding import Mesh
 
 from wan_jax import checkpoint, placeholder, sharding, weights
 from wan_jax.cache import cache_dir as user_cache
-from wan_jax.config import VAEConfig, WanConfig, get_config, model_names
+from wan_jax.config import ComponentConfig, VAEConfig, WanConfig, get_config, model_names
 from wan_jax.errors import WanError
 from wan_jax.models import abstract_params
 from wan_jax.tokenizer import Tokenizer
@@ -33,7 +30,7 @@ class Model(Protocol):
     def check(self, name: str):
         """Raises WanError unless a component holds just what its config says.  No weight is read."""
 
-    def read(self, name: str, dtype, mesh: Mesh) -> Params:
+    def read(self, name: str, dtype, mesh: Mesh, memory: str = sharding.DEVICE) -> Params:
         """The parameters of one component, each where `sharding.RULES` wants it."""
 
     def tokenizer(self) -> Tokenizer: ...
@@ -45,70 +42,14 @@ class Model(Protocol):
         """Compares every weight with its SHA-256."""
 
 
-class Weights(Mapping[str, Params]):
-    """Parameters by component, read in the background in the order of their use; asking for one waits for it.
+def component_bytes(config: WanConfig, dtype, vae_dtype) -> dict[str, int]:
+    """What the weights of each component of a model take."""
 
-    One after the other: the arrays of each are read in parallel, and what is used first is there first.  So the text
-    is encoded and the first expert works while the second is still on its way.
-    """
+    def size(name: str, part: ComponentConfig) -> int:
+        leaves = jax.tree.leaves(abstract_params(part, vae_dtype if name == "vae" else dtype))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
-    def __init__(self, model: Model, dtypes: Mapping[str, np.dtype], mesh: Mesh):
-        for name in dtypes:
-            model.check(name)
-        self._read = lambda name: model.read(name, dtypes[name], mesh)
-        self._futures: dict[str, Future] = {}
-        self._changes: dict[str, list[Callable[[Params], Params]]] = defaultdict(list)
-        self.restore(*dtypes)
-
-    def restore(self, *names: str):
-        """Reads components again: what was changed is as it was."""
-        pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
-        for name in names:
-            self._changes[name].clear()
-            self._futures[name] = pool.submit(self._read, name)
-        pool.shutdown(wait=False)
-
-    def change(self, name: str, change: Callable[[Params], Params]):
-        """Has `change` replace the parameters of a component when they are next asked for.
-
-        Not in the background: the processes of a pod have to start their programs in the same order.
-        """
-        self._changes[name].append(change)
-
-    def __getitem__(self, name: str) -> Params:
-        while self._changes[name]:
-            changed = Future()
-            changed.set_result(self._changes[name].pop(0)(self._futures[name].result()))
-            self._futures[name] = changed
-        return self._futures[name].result()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._futures)
-
-    def __len__(self) -> int:
-        return len(self._futures)
-
-    def ready(self, name: str) -> bool:
-        """Whether asking for a component would not wait."""
-        return self._futures[name].done()
-
-
-def load(model: Model, dtype, vae_dtype, mesh: Mesh) -> Weights:
-    """Starts to read a model onto a mesh.
-
-    Raises:
-        WanError: a parameter is missing, unexpected or misshapen.  A damaged one raises when it is asked for.
-    """
-    names = checkpoint.components(model.config)
-    used = [name for name in ("text_encoder", "image_encoder", *model.config.transformers, "vae") if name in names]
-    return Weights(model, {name: vae_dtype if name == "vae" else dtype for name in used}, mesh)
-
-
-def weight_bytes(config: WanConfig, dtype, vae_dtype) -> int:
-    """What all components of a model take together."""
-    parts = checkpoint.components(config).items()
-    trees = [abstract_params(part, vae_dtype if name == "vae" else dtype) for name, part in parts]
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
+    return {name: size(name, part) for name, part in checkpoint.components(config).items()}
 
 
 def load_vae(name: str, dtype, mesh: Mesh) -> tuple[str, VAEConfig, Params]:
@@ -188,9 +129,9 @@ class _OurModel:
     def check(self, name: str):
         checkpoint.check(self.folder / name, abstract_params(checkpoint.components(self.config)[name], np.float32))
 
-    def read(self, name: str, dtype, mesh: Mesh) -> Params:
+    def read(self, name: str, dtype, mesh: Mesh, memory: str = sharding.DEVICE) -> Params:
         abstract = abstract_params(checkpoint.components(self.config)[name], dtype)
-        return checkpoint.restore(self.folder / name, sharding.place(abstract, mesh))
+        return checkpoint.restore(self.folder / name, sharding.place(abstract, mesh, memory))
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer(_local(self.folder / "tokenizer"), self.config.transformer.text_len)
@@ -215,12 +156,12 @@ class _TorchModel:
     def check(self, name: str):
         """The conversion checks for itself, as it reads."""
 
-    def read(self, name: str, dtype, mesh: Mesh) -> Params:
+    def read(self, name: str, dtype, mesh: Mesh, memory: str = sharding.DEVICE) -> Params:
         abstract = abstract_params(checkpoint.components(self.config)[name], dtype)
         host = self._source.read(name, dtype)
         digests = "".join(map(checkpoint.digest, jax.tree.leaves(host)))
         self._digests[name] = hashlib.sha256(digests.encode()).hexdigest()
-        return jax.tree.map(_put, host, sharding.place(abstract, mesh))
+        return jax.tree.map(_put, host, sharding.place(abstract, mesh, memory))
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer(self._source.read_tokenizer(), self.config.transformer.text_len)

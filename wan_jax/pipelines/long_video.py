@@ -160,8 +160,9 @@ def _request(config: WanConfig, prompts: Sequence[str], options: dict[str, Any])
         raise WanError("prompts: there are none; give one for each segment")
     names = {field.name for field in dataclasses.fields(Request)} - {"prompt", "negative_prompt", "strength"}
     asked = {name: options.get(name) for name in names}
-    asked |= {"seed": options.get("seed", 0), "solver": options.get("solver", "unipc")}
-    asked |= {"sigma_grid": options.get("sigma_grid", "wan")}
+    asked |= {"seed": options.get("seed", 0), "solver": options.get("solver")}
+    asked |= {"sigma_grid": options.get("sigma_grid", "wan"), "quality": options.get("quality", 1.0)}
+    asked |= {"step_cache": options.get("step_cache", "magnitude")}
     asked |= _given(config, options).fields(config, asked["height"], asked["width"], asked["num_frames"])
     return Request.make(config, prompts[0], options.get("negative_prompt"), **asked)
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from wan_jax.config import WanConfig
+from wan_jax.diffusion.guidance import is_guided
 from wan_jax.diffusion.solvers import make_steps
+from wan_jax.diffusion.step_cache import METHODS
 from wan_jax.errors import WanError
 from wan_jax.models.dit import PATCH
 
@@ -30,6 +32,8 @@ class Request:
     solver: str
     flow_shift: float
     sigma_grid: str
+    quality: float = 1.0
+    step_cache: str = "magnitude"
     strength: float | None = None
 
     @classmethod
@@ -77,6 +81,14 @@ class Request:
             raise WanError(f"flow_shift={self.flow_shift} must be positive")
         if not all(math.isfinite(scale) for scale in self.guidance_scales):
             raise WanError(f"guidance_scale={self.guidance_scales} must be finite")
+        if not 0 < self.quality <= 1:
+            raise WanError(f"quality={self.quality} must be above 0 and at most 1, which computes every step")
+        if self.step_cache not in METHODS:
+            raise WanError(f"step_cache={self.step_cache!r} is unknown; use one of {', '.join(METHODS)}")
+        if self.step_cache == "guidance" and self.quality < 1 and not any(map(is_guided, self.guidance_scales)):
+            raise WanError(
+                f"step_cache='guidance' skips nothing at guidance_scale={self.guidance_scale}; use 'magnitude'"
+            )
         if not 0 <= self.seed < 2**32:
             raise WanError(f"seed={self.seed} must be between 0 and {2**32 - 1}")
         make_steps(self.solver, 1, self.flow_shift, self.sigma_grid)  # names an unknown solver or grid

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,23 +17,26 @@ from tqdm import tqdm
 import wan_jax
 from wan_jax import executables, lora, lora_files, sharding
 from wan_jax.cache import enable_compilation_cache
-from wan_jax.checkpoint import digest
+from wan_jax.checkpoint import components, digest
 from wan_jax.conditioning import Conditioning
 from wan_jax.diffusion import sampling
 from wan_jax.diffusion.flow import interpolate
 from wan_jax.diffusion.guidance import is_guided, prompt_batch
 from wan_jax.diffusion.inputs import impose
-from wan_jax.diffusion.solvers import SolverState, make_steps
+from wan_jax.diffusion.solvers import SolverState, Steps, make_steps
+from wan_jax.diffusion.step_cache import StepCache, begin_cache
 from wan_jax.errors import WanError
 from wan_jax.experts import Segment, segments
 from wan_jax.frames import Frames
 from wan_jax.models import clip, streaming
 from wan_jax.models.umt5 import encode_prompt
 from wan_jax.models.wan_vae import WanVAE
-from wan_jax.pipelines import tasks
+from wan_jax.pipelines import presets, tasks
+from wan_jax.pipelines.device import warn_of_idle_tpu
 from wan_jax.pipelines.given import Given
-from wan_jax.pipelines.loading import Model, load, open_model, weight_bytes
+from wan_jax.pipelines.loading import Model, component_bytes, open_model
 from wan_jax.pipelines.request import Request
+from wan_jax.pipelines.residency import Weights, quantized
 from wan_jax.pipelines.startup import StartUp
 from wan_jax.precision import default_vae_dtype, parse_dtype
 from wan_jax.typing import Float, Params, UInt8
@@ -47,18 +49,30 @@ class WanPipelineOutput:
 
     `frames` is float32 [b f h w c] in [0, 1], or the latents [b c f h w].  `settings` says for each video how it was
     made, in JSON types: `export_to_video(out.frames[0], path, metadata=out.settings[0])` stores it in the file.
+    `computed_steps` are those that no step cache could skip.
     """
 
     frames: Frames | np.ndarray
     settings: list[dict[str, Any]]
+    computed_steps: int
 
 
 class WanPipeline:
     """A Wan model, ready to generate.  Make one with `from_pretrained`."""
 
-    def __init__(self, model: Model, dtype, vae_dtype, mesh: Mesh, startup: StartUp):
-        self.config = model.config
-        self.weights = load(model, dtype, vae_dtype, mesh)  # transformer, transformer_2, vae, text_encoder
+    def __init__(
+        self,
+        model: Model,
+        dtype,
+        vae_dtype,
+        mesh: Mesh,
+        startup: StartUp,
+        quantization: str | None = None,
+        offload: str | None = None,
+    ):
+        self.config = quantized(model.config, quantization)
+        dtypes = dict.fromkeys(components(self.config), dtype) | {"vae": vae_dtype}
+        self.weights = Weights(model, self.config, dtypes, mesh, offload)
         self.tokenizer = model.tokenizer()
         self.dtype = jnp.dtype(dtype)
         self.vae = WanVAE(self.config.vae, jnp.dtype(vae_dtype))
@@ -67,6 +81,7 @@ class WanPipeline:
         self._startup = startup
         self._progress_bar = {"disable": False}
         self._encode = encoding_grey_once(self._encode_clip)
+        self.preset: str | None = None  # by which it was loaded
         self._updates: list[str] = []  # digests of what was added to the weights
 
     @classmethod
@@ -78,6 +93,9 @@ class WanPipeline:
         torch_dtype: Any = None,
         vae_dtype: Any = None,
         mesh: Mesh | str | None = None,
+        preset: str | None = None,
+        quantization: str | None = None,
+        offload: str | None = None,
         cache_dir: str | None = None,
         verify: bool = False,
     ) -> "WanPipeline":
@@ -93,6 +111,15 @@ class WanPipeline:
             mesh: the devices to share the work, from `wan_jax.make_mesh` or as "data=2,context=4" (see
                 `wan_jax.sharding`); None takes all accelerators.  For several hosts, call
                 `jax.distributed.initialize()` first.
+            preset: chooses the next two for the memory of a device, and more: "auto", "colab-v5e", "colab-v6e",
+                "quality" or "lightning" (see `wan_jax.pipelines.presets`).
+            quantization: of the transformers' matrices: "int8" or "fp8" halves their memory; "int8_w8a8" and "fp8_w8a8"
+                multiply in eight bits as well, which is faster and less exact (see `wan_jax.quantization`).  None: as
+                the model is stored.  To quantise while loading takes the host's memory for the whole model; large ones
+                are better stored so, with `python -m convert --quantize int8`.
+            offload: where weights wait: None is on the device; "model": in host memory, but for the component that
+                works; "blocks": of a transformer too only a block or two are on the device (see
+                `wan_jax.pipelines.residency`).
             cache_dir: keep the converted checkpoint here and load it from here the next time.  Models from the hub are
                 always kept, by default in `~/.cache/wan_jax`.
             verify: recompute the checkpoint's SHA-256 digests first.
@@ -103,14 +130,28 @@ class WanPipeline:
             WanError: there is no such model, or its files are incomplete or of another kind.
         """
         startup = StartUp()
+        warn_of_idle_tpu()
         enable_compilation_cache()
         dtype = parse_dtype(dtype if torch_dtype is None else torch_dtype)
         vae_dtype = parse_dtype(vae_dtype or default_vae_dtype())
         found = open_model(os.fspath(model), dtype, cache_dir)
-        mesh = sharding.as_mesh(mesh, weight_bytes=weight_bytes(found.config, dtype, vae_dtype))
+        choice = presets.find(preset or "auto")
+        if preset is not None:
+            if choice.exact:
+                vae_dtype = parse_dtype("float32")
+            room = presets.memory_bytes(choice)
+            arrangement = presets.arrange(choice, found.config, dtype, vae_dtype, room)
+            quantization, offload = quantization or arrangement.quantization, offload or arrangement.offload
+        sizes = component_bytes(quantized(found.config, quantization), dtype, vae_dtype).values()
+        mesh = sharding.as_mesh(mesh, weight_bytes=sum(sizes) if offload is None else max(sizes))
         if verify:
             found.verify()
-        return cls(found, dtype, vae_dtype, mesh, startup)
+        pipe = cls(found, dtype, vae_dtype, mesh, startup, quantization, offload)
+        pipe.preset = preset
+        pipe.config = presets.sampled(choice, pipe.config)
+        for component, path in presets.adapters(choice, pipe.config).items():
+            pipe.load_lora_weights(path, component)
+        return pipe
 
     @property
     def fingerprint(self) -> str:
@@ -119,6 +160,11 @@ class WanPipeline:
             _ = self.weights[name]  # PyTorch files tell only when they are read
         found = self._model.fingerprint()
         return hashlib.sha256("".join([found, *self._updates]).encode()).hexdigest()[:12] if self._updates else found
+
+    @property
+    def arrangement(self) -> presets.Arrangement:
+        """How the weights are kept."""
+        return presets.Arrangement(quantization=self.config.transformer.quantization, offload=self.weights.how)
 
     @property
     def first_step_s(self) -> float | None:
@@ -144,9 +190,11 @@ class WanPipeline:
         reference_images: Any = None,
         conditioning_scale: float | Sequence[float] = 1.0,
         strength: float | None = None,
-        solver: str = "unipc",
+        solver: str | None = None,
         flow_shift: float | None = None,
         sigma_grid: str = "wan",
+        quality: float = 1.0,
+        step_cache: str = "magnitude",
         callback_on_step_end: Callable | None = None,
         output_type: str = "np",
     ) -> WanPipelineOutput:
@@ -178,13 +226,17 @@ class WanPipeline:
             solver: "unipc", "dpm++" or "euler".
             flow_shift: how far the steps lean towards high noise.
             sigma_grid: "wan", or "diffusers" for the noise levels of Diffusers' scheduler.
+            quality: 1 computes every step.  Below, steps are skipped where what the network would predict can be
+                extrapolated with a relative error of about 1 − quality; 0.9 is a good compromise.
+            step_cache: what is skipped, and how the error is told: "magnitude", "first_block" or "guidance"; see
+                `wan_jax.diffusion.step_cache`.
             callback_on_step_end: called as f(pipe, step, timestep, {"latents": [b c f h w], "denoised": …}) after every
                 step, with what the step took the clean latents to be; may return a dict with other latents to go on
                 from.  `wan_jax.pipelines.preview.Preview` is one.
             output_type: "np" for frames, "latent" for the final latents.
 
         Raises:
-            WanError: a value is impossible, or meant for another kind of model.
+            WanError: a value is impossible, or meant for another kind of model; or a device runs out of memory.
         """
         given = tasks.read(
             self.config,
@@ -211,16 +263,19 @@ class WanPipeline:
             solver=solver,
             flow_shift=flow_shift,
             sigma_grid=sigma_grid,
+            quality=quality,
+            step_cache=step_cache,
         )
-        with jax.set_mesh(self.mesh):
+        with jax.set_mesh(self.mesh), self.weights.explained("transformer", request.size, len(request.prompt)):
             noise = self._noise(request.latent_shape(self.config, given.lead), request.seed, latents)
             start = given.start(request.size, self._encode)
-            result = self._denoise(request, noise, start, self._conditioning(request, given), callback_on_step_end)
+            conditioning = self._conditioning(request, given)
+            result, computed = self._denoise(request, noise, start, conditioning, callback_on_step_end)
             if output_type == "latent":
                 frames = sharding.to_host(_swap_channels(result))
             else:
                 frames = self.decode(result[:, given.lead :])
-        return WanPipelineOutput(frames, self.settings(request, given, latents is not None))
+        return WanPipelineOutput(frames, self.settings(request, given, latents is not None), computed)
 
     def load_lora_weights(self, path: str | os.PathLike, component: str = "transformer", strength: float = 1.0):
         """Adds a low-rank update to the weights of an expert; several files may follow each other.
@@ -236,7 +291,8 @@ class WanPipeline:
         if component not in self.config.transformers:
             raise WanError(f"component={component!r}: {self.config.name} has {' and '.join(self.config.transformers)}")
         update = lora_files.load(path, self.config.transformer, strength)
-        self.weights.change(component, partial(lora.fuse_in_place, update=update))
+        kind = self.config.transformer.quantization
+        self.weights.change(component, partial(lora.fuse_in_place, update=update, kind=kind))
         self._updates += [component, *map(digest, jax.tree.leaves(update))]
 
     def unload_lora_weights(self):
@@ -249,7 +305,7 @@ class WanPipeline:
         ids, mask = self.tokenizer(prompts)
         static = {"config": self.config.text_encoder, "dtype": self.dtype}
         encode = partial(executables.call, encode_prompt, static, params=self._params("text_encoder"))
-        with jax.set_mesh(self.mesh):
+        with jax.set_mesh(self.mesh), self.weights.explained("text_encoder"):
             # One text at a time, so that every batch size runs the same program, and equal texts are encoded once.
             states = {text: encode(ids=ids[i : i + 1], mask=mask[i : i + 1]) for i, text in enumerate(prompts)}
             return jnp.concatenate([states[text] for text in prompts])
@@ -258,8 +314,9 @@ class WanPipeline:
         """Latents to frames in [0, 1], a chunk at a time."""
         _, count, rows, columns, _ = latents.shape
         factor = self.config.vae.spatial_factor
-        with jax.set_mesh(self.mesh):
-            chunk = streaming.best_chunk(count, rows * factor, columns * factor)
+        size = count, rows * factor, columns * factor
+        with jax.set_mesh(self.mesh), self.weights.explained("vae", size, len(latents)):
+            chunk = streaming.best_chunk(*size)
             chunks = streaming.decode_chunks(self.vae, self.weights["vae"], latents, chunk)
             frames = [sharding.to_host(_to_unit_range(chunk)) for chunk in chunks]
         return Frames(np.concatenate(frames, axis=1), self.config.sampling.fps)
@@ -268,9 +325,13 @@ class WanPipeline:
         """Does nothing: JAX has placed the weights already.  For Diffusers scripts."""
         return self
 
-    def enable_model_cpu_offload(self):
-        """Not supported yet: warns, and leaves all weights on the device."""
-        warnings.warn("model offload is not supported yet; all weights stay on the device", stacklevel=2)
+    def enable_model_cpu_offload(self, *_, **__):
+        """Has all weights wait in host memory, but for the component that works: two experts take the memory of one."""
+        self.weights.offload("model")
+
+    def enable_sequential_cpu_offload(self, *_, **__):
+        """Has the transformers' blocks wait in host memory as well, each until it works, for large models."""
+        self.weights.offload("blocks")
 
     def set_progress_bar_config(self, **kwargs):
         """Arguments for tqdm.  `disable=True` also lets each expert's steps run as one program without pause."""
@@ -302,7 +363,8 @@ class WanPipeline:
 
     def _encode_clip(self, pieces: Iterable[Float["b f h w 3"]], frames: int, height: int, width: int) -> jax.Array:
         """The latents of a clip of so many frames, in pieces of any length."""
-        return streaming.encode_pieces(self.vae, self.weights["vae"], pieces, frames, height, width)
+        with self.weights.explained("vae", (frames, height, width)):
+            return streaming.encode_pieces(self.vae, self.weights["vae"], pieces, frames, height, width)
 
     def _denoise(
         self,
@@ -311,7 +373,8 @@ class WanPipeline:
         start: Float["1 f h w c"] | None,
         conditioning: Conditioning,
         callback: Callable | None,
-    ) -> Float["b f h w c"]:
+    ) -> tuple[Float["b f h w c"], int]:
+        """The final latents, and how many steps were computed."""
         schedule, steps = make_steps(
             request.solver,
             request.num_inference_steps,
@@ -321,25 +384,27 @@ class WanPipeline:
         )
         state = _begin(noise, conditioning.clean, start, schedule.sigmas[0])
         watched = callback is not None or not self._progress_bar["disable"]
+        computed = 0
         with tqdm(total=len(schedule), unit="step", **self._progress_bar) as bar:
             for segment in segments(schedule.timesteps, self.config.boundary_ratio):
                 bar.set_description(self._expert_name(segment))
-                advance = self._expert(request, segment, conditioning, steps)
-                if not watched:
-                    state = advance(state, segment.start, segment.stop)
-                    self._startup.first_step(bar)
-                    continue
-                for i in range(segment.start, segment.stop):
-                    state = advance(state, i, i + 1)
+                advance, cache = self._expert(request, segment, conditioning, steps, state)
+                stride = 1 if watched else segment.stop - segment.start
+                for i in range(segment.start, segment.stop, stride):
+                    state, cache = advance(state, cache, i, i + stride)
                     self._startup.first_step(bar)
                     jax.block_until_ready(state)
                     if callback is not None:
                         state = self._call_back(callback, i, int(schedule.timesteps[i]), state)
-                    bar.update()
-        return state.sample
+                    bar.update(stride)
+                computed += segment.stop - segment.start if cache is None else int(cache.computed)
+                del advance  # whose weights may have to go before the next expert's come
+        return state.sample, computed
 
-    def _expert(self, request: Request, segment: Segment, conditioning: Conditioning, steps) -> Callable:
-        """The function (state, start, stop) → state of one expert, with the text already projected for it."""
+    def _expert(
+        self, request: Request, segment: Segment, conditioning: Conditioning, steps: Steps, state: SolverState
+    ) -> tuple[Callable, StepCache | None]:
+        """The function (state, cache, start, stop) → (state, cache) of one expert, and its cache to begin with."""
         params = self._params(self.config.transformers[segment.expert])
         scale = request.guidance_scales[segment.expert]
         static = {"config": self.config.transformer, "dtype": self.dtype}
@@ -357,7 +422,9 @@ class WanPipeline:
             channels=conditioning.channels,
             context=conditioning.context,
         )
-        return lambda state, start, stop: run(state=state, start=start, stop=stop)
+        size = text.keys.shape[1], self.config.transformer.dim
+        cache = begin_cache(state.sample, request.quality, request.step_cache, len(steps.timestep), *size)
+        return lambda state, cache, start, stop: run(state=state, cache=cache, start=start, stop=stop), cache
 
     def _params(self, component: str) -> Params:
         """The weights of a component, once they are there."""
@@ -384,6 +451,8 @@ class WanPipeline:
             "model": self.config.name,
             "checkpoint": self.fingerprint,
             "dtype": self.dtype.name,
+            "quantization": self.config.transformer.quantization,
+            "preset": self.preset,
             "vae_dtype": self.vae.dtype.name,
             "versions": {"wan_jax": wan_jax.__version__, "jax": jax.__version__},
             "device": jax.devices()[0].device_kind,

@@ -19,6 +19,7 @@ from wan_jax.models.dit import PATCH, Context
 from wan_jax.models.space import cache_spec
 from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.request import Request
+from wan_jax.pipelines.residency import at_work, waiting_room
 from wan_jax.plan.compiled import Program, compile_program
 from wan_jax.typing import Params
 
@@ -31,17 +32,25 @@ _FUNCTIONS = {
     "vae_decode": "vae_step",
 }
 
+# What a half of the autoencoder leaves alone, of its parameters.
+_HALVES = {"vae_encode": ("decoder", "post_quant_conv"), "vae_decode": ("encoder", "quant_conv")}
+
 
 @dataclass(frozen=True)
 class Job:
     """A video to make on a mesh of devices that need not be there.
 
     A model that can be shown a first frame, or frames to keep and to follow, is; there are no references.
+
+    Attributes:
+        config: the model, with quantised transformers if they are to be.
+        offload: where its weights wait; see `wan_jax.pipelines.residency`.
     """
 
     config: WanConfig
     request: Request
     mesh: Mesh
+    offload: str | None = None
 
     def compile(self, name: str) -> Program:
         """Compiles one of `runs`.
@@ -161,20 +170,26 @@ class Job:
         return 2 if is_guided(self.request.guidance_scale) else 1
 
     def params(self, component: str) -> Params:
-        """The shapes of a component's parameters and where the pipeline keeps them."""
-        return sharding.place(_shapes(checkpoint.components(self.config)[component]), self.mesh)
+        """The shapes of a component's parameters and where they are while it works."""
+        shapes = _shapes(checkpoint.components(self.config)[component])
+        return at_work(component, sharding.place(shapes, self.mesh, waiting_room(self.offload)), self.offload)
 
     def weight_bytes(self, component: str) -> int:
-        """What a component takes of each device."""
-        return sum(
-            int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
-            for leaf in jax.tree.leaves(self.params(component))
-        )
+        """What a component takes of the memory where it waits: of each device, or for each device of the host's."""
+        return _shard_bytes(self.params(component))
 
     def resident_bytes(self, name: str) -> int:
         """The weights that stay on a device while program `name` runs beside them."""
-        at_work = {"denoise": self.config.transformers[0], "vae_encode": "vae", "vae_decode": "vae"}.get(name, name)
-        return sum(self.weight_bytes(part) for part in checkpoint.components(self.config) if part != at_work)
+        component = {"denoise": self.config.transformers[0]} | dict.fromkeys(_HALVES, "vae")
+        own = component.get(name, name)
+        idle = sum(self.weight_bytes(part) for part in checkpoint.components(self.config) if part != own)
+        other_half = {part: x for part, x in self.params("vae").items() if part in _HALVES.get(name, ())}
+        return (0 if self.offload else idle) + _shard_bytes(other_half)
+
+    @property
+    def host_bytes(self) -> int:
+        """The weights that wait in host memory, for each device."""
+        return sum(map(self.weight_bytes, checkpoint.components(self.config))) if self.offload else 0
 
     def flops(self, name: str) -> float | None:
         """Useful operations of a program on each device, where they are counted."""
@@ -219,6 +234,11 @@ class Job:
 
     def _on_mesh(self, x: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
+
+
+def _shard_bytes(params: Params) -> int:
+    leaves = jax.tree.leaves(params)
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in leaves)
 
 
 @cache

@@ -13,8 +13,10 @@ from wan_jax import sharding
 from wan_jax.attention import tiles
 from wan_jax.config import WanConfig
 from wan_jax.kernels import costs
-from wan_jax.pipelines.loading import weight_bytes
+from wan_jax.pipelines.loading import component_bytes
+from wan_jax.pipelines.presets import Arrangement, arrange, find
 from wan_jax.pipelines.request import Request
+from wan_jax.pipelines.residency import quantized
 from wan_jax.plan.compiled import Program
 from wan_jax.plan.cost import CATEGORIES, Cost, read_cost
 from wan_jax.plan.links import Slice
@@ -26,7 +28,14 @@ from wan_jax.plan.training import TrainJob
 GIB = 2**30
 
 
-def plan(config: WanConfig, request: Request, topology: Topology, mesh: str | None, compare: bool = False) -> dict:
+def plan(
+    config: WanConfig,
+    request: Request,
+    topology: Topology,
+    mesh: str | None,
+    compare: bool = False,
+    preset: str | None = None,
+) -> dict:
     """Compiles the programs of a video and says what they need and how long they should take.
 
     Args:
@@ -34,6 +43,7 @@ def plan(config: WanConfig, request: Request, topology: Topology, mesh: str | No
         request: the video.
         topology: the slice of chips.
         mesh: "data=2,context=4"; None leaves it to `sharding.default_mesh`, or to the comparison.
+        preset: arranges the weights for its chip, or for the slice; see `wan_jax.pipelines.presets`.
         compare: also compiles the denoising step for other meshes of the slice; `meshes` lists them, the fastest first.
 
     Returns:
@@ -42,9 +52,13 @@ def plan(config: WanConfig, request: Request, topology: Topology, mesh: str | No
     Raises:
         WanError: the mesh does not fit the slice, or a size cannot be cut that way.
     """
-    devices = topology.devices
-    weights = weight_bytes(config, DTYPE, DTYPE)
-    job = Job(config, request, sharding.as_mesh(mesh, devices, weights))
+    devices, arrangement = topology.devices, Arrangement()
+    if preset is not None:
+        memory = topology.chip.hbm_gib * GIB * len(devices)
+        arrangement = arrange(find(preset), config, DTYPE, DTYPE, memory)
+        config = quantized(config, arrangement.quantization)
+    weights = sum(component_bytes(config, DTYPE, DTYPE).values())
+    job = Job(config, request, sharding.as_mesh(mesh, devices, weights), arrangement.offload)
     others = candidates(job, devices) if compare else []
     tried = at_once(lambda other: _denoise_on(job, other, topology), others, "mesh")
     meshes = sorted(
@@ -68,7 +82,10 @@ def plan(config: WanConfig, request: Request, topology: Topology, mesh: str | No
         "topology": topology.name,
         "mesh": mesh_text(job.mesh),
         "libtpu": libtpu_version(),
-        "preset": None,
+        "preset": preset,
+        "quantization": config.transformer.quantization,
+        "offload": arrangement.offload,
+        "host_gib": _round(job.host_bytes, GIB),
         "hbm_gib": topology.chip.hbm_gib,
         "fits": fits,
         "programs": programs,
@@ -87,7 +104,7 @@ def assess(job: Job | TrainJob, topology: Topology, name: str, program: Program)
         "argument_gib": _round(program.argument_bytes, GIB),
         "temp_gib": _round(program.temp_bytes, GIB),
         "resident_gib": _round(resident),
-        "host_gib": None,
+        "host_gib": _round(program.host_temp_bytes, GIB),
         "compile_s": round(program.compile_s, 1),
         "gcycles": dict.fromkeys(("total", *CATEGORIES)),
         "collective_gb": None,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from wan_jax.pipelines.presets import Arrangement
 from wan_jax.plan.cost import CATEGORIES
 
 _MEMORY = ("peak", "arguments", "temp", "others")
@@ -20,6 +21,9 @@ def format_report(report: dict[str, Any]) -> str:
         "Of one device.  Memory in GiB: others are the weights that stay beside those of the program.  Gcyc are 10⁹",
         "cycles of one run; sent are GB to other chips, and waits the time for them that nothing hides.",
     ]
+    if report.get("preset"):
+        kept = Arrangement(quantization=report["quantization"], offload=report["offload"])
+        lines += ["", f"Preset {report['preset']}: {kept}; {report['host_gib']:.1f} GiB wait in host memory."]
     if report["meshes"]:
         rows = [("mesh", "clips", "fits", "peak", "step", "MFU")]
         rows += [
