@@ -1,6 +1,6 @@
 """Speed and memory of the converter, on a synthetic transformer of 40 blocks in bfloat16.
 
-    python -m benchmarks.convert [--gigabytes 4.0] [--folder /tmp]
+    python -m benchmarks.convert [--gigabytes 4.0] [--folder /tmp] [--quantize int8]
 
 Writes the checkpoint in several shards, then, in turns, copies its files plainly and converts them in a process of
 its own, both from a warm page cache and without flushing.  Prints JSON: seconds of both (medians), their ratio and
@@ -36,13 +36,14 @@ SHARD_BYTES = 1 << 30
 SETTLE_SECONDS = 8
 
 
-def main(gigabytes: float = 4.0, folder: Path = Path("/tmp"), repeats: int = 3):
+def main(gigabytes: float = 4.0, folder: Path = Path("/tmp"), repeats: int = 3, quantize: str | None = None):
     """Runs the benchmark.
 
     Args:
         gigabytes: size of the transformer, at least.
         folder: where about three times that fits; everything is deleted afterwards.
         repeats: how often both sides run.
+        quantize: as for the converter.
     """
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         source = Path(temporary) / "source"
@@ -52,12 +53,13 @@ def main(gigabytes: float = 4.0, folder: Path = Path("/tmp"), repeats: int = 3):
         copies, conversions = [], []
         for _ in range(repeats):
             copies.append(_copy(source, Path(temporary) / "copy"))
-            conversions.append(_convert(source, Path(temporary) / "ours"))
+            conversions.append(_convert(source, Path(temporary) / "ours", quantize))
         copy, convert = statistics.median(copies), statistics.median(conversions)
         # Linux counts in KiB.  The copies run in this process, so the children are the converters.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         result = {
             "gigabytes": nbytes / 1e9,
+            "quantize": quantize,
             "copy_seconds": copies,
             "convert_seconds": conversions,
             "ratio": copy / convert,
@@ -105,9 +107,10 @@ def _copy(source: Path, target: Path) -> float:
     return seconds
 
 
-def _convert(source: Path, target: Path) -> float:
+def _convert(source: Path, target: Path, quantize: str | None) -> float:
     start = time.perf_counter()
     command = [sys.executable, "-m", "convert", "--src", str(source), "--dst", str(target)]
+    command += ["--quantize", quantize] if quantize else []
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
     _settle(target)

@@ -1,6 +1,9 @@
 """Low-rank updates against W + alpha / rank · a·b worked out in NumPy, and their files."""
 
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ from convert.dit import dit_rules
 from convert.export import export_model
 from convert.rules import flat
 from tests.compare import relative_error
+from tests.convert.hub import serve
 from tests.rearrange import to_jax, to_torch
 from wan_jax import WanPipeline, lora, lora_files, sharding
 from wan_jax.config import get_config
@@ -278,6 +282,30 @@ def test_in_the_pipeline(tmp_path, params):
     assert relative_error(generate(WanPipeline.from_pretrained("untrained", dtype="float32")), merged) > 0.01
     with pytest.raises(WanError, match="component='vae': untrained has transformer and transformer_2"):
         pipe.load_lora_weights(tmp_path / "lora.safetensors", component="vae")
+
+
+def test_a_file_on_the_hub(tmp_path):
+    """owner/name/path is fetched, where there is no such file here."""
+    (tmp_path / "repo" / "fast").mkdir(parents=True)
+    lora_files.save(tmp_path / "repo/fast/high.safetensors", random_update(), LORA, CONFIG, {})
+    script = (
+        "import sys, numpy as np\n"
+        "from flax.traverse_util import flatten_dict\n"
+        "from wan_jax import config, lora_files\n"
+        "update = lora_files.load(sys.argv[1], config.get_config('untrained').transformer)\n"
+        "np.savez(sys.argv[2], **flatten_dict(update, sep='/'))\n"
+    )
+    with serve(tmp_path / "repo") as (endpoint, _):
+        env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": os.getcwd()}
+        command = [sys.executable, "-c", script, "owner/model/fast/high.safetensors", tmp_path / "found.npz"]
+        subprocess.run(command, check=True, env=env, cwd=tmp_path)
+    here = flatten_dict(lora_files.load(tmp_path / "repo/fast/high.safetensors", CONFIG), sep="/")
+    with np.load(tmp_path / "found.npz") as found:
+        assert here.keys() == set(found)
+        for path, x in here.items():
+            np.testing.assert_array_equal(found[path], x)
+    with pytest.raises(WanError, match=r"missing\.safetensors: no safetensors file that can be read"):
+        lora_files.load("missing.safetensors", CONFIG)
 
 
 @pytest.mark.parametrize(

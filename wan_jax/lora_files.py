@@ -7,6 +7,7 @@ loaders/lora_conversion_utils.py.)
 """
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -95,10 +96,16 @@ def load(path: epath.PathLike, transformer: DiTConfig, strength: float = 1.0) ->
     file passes over get zeros.  Of tensors for layers that the model does not have, such as those for pictures in a
     text-to-video model, a warning tells.
 
+    Args:
+        path: a file, here or in a bucket; or, where there is none, one of a repository of the hub, as
+            owner/name/path.safetensors.
+        transformer: the model's.
+        strength: factor of the update.
+
     Raises:
         WanError: there is no such file, none of it is for this model, or a tensor is for one of another size.
     """
-    tensors, metadata = _read(epath.Path(path))
+    tensors, metadata = _read(_fetched(path))
     default_alpha = json.loads(metadata.get("lora_adapter_metadata", "{}")).get("transformer.lora_alpha")  # of PEFT
     known = _places(transformer)
     layers, unused = _by_layer(tensors, known)
@@ -209,6 +216,17 @@ def _check(path: epath.PathLike, what: str, found: tuple[int, ...], expected: tu
 def _some(keys) -> str:
     named = list(keys)[:_NAMED]
     return ", ".join(named) + (", …" if len(keys) > _NAMED else "")
+
+
+def _fetched(path: epath.PathLike) -> epath.Path:
+    """The file itself, or the copy of one on the hub."""
+    from convert.folders import HubFolder
+
+    found, text = epath.Path(path), os.fspath(path)
+    on_hub = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)/(.+\.safetensors)", text)
+    if found.exists() or on_hub is None:
+        return found
+    return epath.Path(HubFolder(on_hub[1]).fetch(on_hub[2]))
 
 
 def _read(path: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -139,7 +139,7 @@ def generate(
     for name, picture in (("sheet", sheet), ("preview", preview)):
         if picture is not None and picture.suffix.lower() != ".png":
             raise WanError(f"cannot write {picture}: --{name} makes a .png file")
-    preset = chosen(preset, "preset", "auto")
+    preset = chosen(preset, "preset") or "auto"
     config = presets.sampled(presets.find(preset), read_config(model))
     edited, task = editing.arguments(config, edit, image, last_image, (width, height), options["num_frames"])
     if config.takes_context:

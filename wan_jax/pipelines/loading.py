@@ -2,9 +2,11 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import jax
@@ -42,14 +44,15 @@ class Model(Protocol):
         """Compares every weight with its SHA-256."""
 
 
-def component_bytes(config: WanConfig, dtype, vae_dtype) -> dict[str, int]:
-    """What the weights of each component of a model take."""
+@cache
+def component_bytes(config: WanConfig, dtype, vae_dtype) -> Mapping[str, int]:
+    """What the weights of each component of a model take.  To trace the networks takes a second: it is done once."""
 
     def size(name: str, part: ComponentConfig) -> int:
         leaves = jax.tree.leaves(abstract_params(part, vae_dtype if name == "vae" else dtype))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
-    return {name: size(name, part) for name, part in checkpoint.components(config).items()}
+    return MappingProxyType({name: size(name, part) for name, part in checkpoint.components(config).items()})
 
 
 def load_vae(name: str, dtype, mesh: Mesh) -> tuple[str, VAEConfig, Params]:
