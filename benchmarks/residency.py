@@ -93,8 +93,7 @@ def _run(config: WanConfig, video: dict, offload: str | None, share: float | Non
     dtype = jnp.dtype(jnp.bfloat16)
     pipe = WanPipeline(_RandomModel(config), dtype, dtype, mesh, StartUp(), quantization, offload)
     pipe.set_progress_bar_config(disable=True)
-    while not all(map(pipe.weights.ready, pipe.weights)):  # random ones are made on the device
-        time.sleep(0.1)
+    pipe.weights.wait()  # random ones are made on the device
     call = lambda: pipe("a", num_inference_steps=2, flow_shift=5.0, output_type="latent", **video)  # noqa: E731
     latents = call().frames
     started = time.monotonic()

@@ -60,6 +60,8 @@ def test_what_is_on_the_device():
     assert sizes["transformer"] <= max(peaks["model"]) < sizes["transformer"] + small
     assert max(peaks["blocks"]) < sizes["transformer"] - MATRICES + small
     assert len(peaks["model"]) == SMALL["num_inference_steps"]
+    assert device_bytes() - others < small  # the last to work was the second expert, whose matrices stream
+    assert pipe.fingerprint and device_bytes() - others < small
 
 
 @pytest.mark.parametrize("offload", ["model", "blocks"])

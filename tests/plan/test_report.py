@@ -47,6 +47,20 @@ def test_all_weights_stay_on_the_chips(slice_of_8):
     assert resident["vae_decode"] == pytest.approx(2 * expert + text, rel=0.02)
 
 
+def test_a_preset_arranges_the_weights(slice_of_8):
+    """On one v5e chip, both experts in int8 and umT5 wait in host memory: by hand, with a bfloat16 scale for 64."""
+    chip = parse_topology("v5e:1x1")
+    chip.__dict__["devices"] = slice_of_8.devices[:1]
+    result = report.plan(CONFIG, REQUEST, chip, None, preset="colab-v5e")
+    assert (result["preset"], result["quantization"], result["offload"]) == ("colab-v5e", "int8", "blocks")
+    matrices = 40 * (8 * 5120**2 + 2 * 5120 * 13824)  # of 14.29 thousand million parameters
+    expert = (matrices * (1 + 2 / 64) + (14.29e9 - matrices) * 3.5) / GIB  # of the others, most are float32
+    assert result["host_gib"] == pytest.approx(2 * expert + 10.6 + 0.24, rel=0.02) and result["host_gib"] <= 40
+    assert result["programs"]["denoise"]["resident_gib"] == 0
+    assert result["programs"]["vae_decode"]["resident_gib"] == pytest.approx(0.12, abs=0.05)  # the encoder
+    assert "Preset colab-v5e: blocks are on the device while they work, matrices in int8" in format_report(result)
+
+
 def test_a_job_that_does_not_fit_names_a_mesh_that_does(slice_of_8):
     result = report.plan(CONFIG, REQUEST, slice_of_8, "data=2,context=4")
     assert not result["fits"]  # 25 GiB beside 9.6 GiB, of 31.24

@@ -26,7 +26,8 @@ _FILLED = 0.75  # of a device's memory by weights, at most: the rest is for acti
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """
+    """What is to be chosen for a model.
+
     Attributes:
         chip: whose memory is planned for; None: that of the devices at hand.
         exact: whether matrices keep their bits, and the autoencoder its float32.

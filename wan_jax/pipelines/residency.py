@@ -119,6 +119,12 @@ class Weights(Mapping[str, Params]):
         dtype = self._dtypes[name]
         return out_of_memory.explained(self._config, name, dtype, self._mesh, self.how, size, videos)
 
+    def wait(self):
+        """Returns when all components are read.  Nothing moves to the device for it."""
+        for name, future in self._futures.items():
+            with self.explained(name):
+                future.result()
+
     def ready(self, name: str) -> bool:
         """Whether asking for a component would not wait."""
         return self._futures[name].done()

@@ -133,15 +133,12 @@ class WanPipeline:
         warn_of_idle_tpu()
         enable_compilation_cache()
         dtype = parse_dtype(dtype if torch_dtype is None else torch_dtype)
-        vae_dtype = parse_dtype(vae_dtype or default_vae_dtype())
-        found = open_model(os.fspath(model), dtype, cache_dir)
         choice = presets.find(preset or "auto")
+        vae_dtype = parse_dtype(vae_dtype or ("float32" if choice.exact else default_vae_dtype()))
+        found = open_model(os.fspath(model), dtype, cache_dir)
         if preset is not None:
-            if choice.exact:
-                vae_dtype = parse_dtype("float32")
-            room = presets.memory_bytes(choice)
-            arrangement = presets.arrange(choice, found.config, dtype, vae_dtype, room)
-            quantization, offload = quantization or arrangement.quantization, offload or arrangement.offload
+            arranged = presets.arrange(choice, found.config, dtype, vae_dtype, presets.memory_bytes(choice))
+            quantization, offload = quantization or arranged.quantization, offload or arranged.offload
         sizes = component_bytes(quantized(found.config, quantization), dtype, vae_dtype).values()
         mesh = sharding.as_mesh(mesh, weight_bytes=sum(sizes) if offload is None else max(sizes))
         if verify:
@@ -156,8 +153,7 @@ class WanPipeline:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that change when any weight does."""
-        for name in self.weights:
-            _ = self.weights[name]  # PyTorch files tell only when they are read
+        self.weights.wait()  # PyTorch files tell only when they are read
         found = self._model.fingerprint()
         return hashlib.sha256("".join([found, *self._updates]).encode()).hexdigest()[:12] if self._updates else found
 
