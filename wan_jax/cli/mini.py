@@ -20,6 +20,7 @@ def eval_mini(
     guidance: Annotated[float | None, flag("G")] = None,
     solver: Annotated[str, flag("NAME", "unipc")] = "unipc",
     shift: Annotated[float | None, flag("S")] = None,
+    quantize: Annotated[str | None, flag("NAME", "none")] = None,
     update: Annotated[Updates, tyro.conf.arg(name="")] = NO_UPDATES,
     experts: Literal["both", "swapped", "high", "low"] = "both",
     batch: Annotated[int, tyro.conf.arg(metavar="N")] = 10,
@@ -52,6 +53,7 @@ def eval_mini(
         guidance: strength of the prompt, for both experts.
         solver: unipc, dpm++ or euler.
         shift: how far the steps lean towards high noise.
+        quantize: the transformers' matrices in eight bits: int8, fp8, int8_w8a8 or fp8_w8a8.
         experts: both as they are, each for the other's steps, or one for all steps.
         batch: videos at a time.
         seed: of prompts and noise.
@@ -66,6 +68,7 @@ def eval_mini(
 
     asked = {"steps": steps, "guidance": guidance, "solver": solver, "shift": shift}
     asked |= {"seed": seed, "dtype": _dtype(dtype), "out": out, "updates": updates.arguments(update.chosen({}))}
+    asked |= {"quantization": quantize}
     if tasks and model is not None and not rendered:
         report = eval_editing.evaluate_tasks(model, prompts, **asked)
         print_result(report, eval_editing.table(report), json)

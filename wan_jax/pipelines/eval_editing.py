@@ -44,13 +44,14 @@ def evaluate_tasks(
     solver: str = "unipc",
     shift: float | None = None,
     updates: Sequence[Mapping[str, Any]] = (),
+    quantization: str | None = None,
     dtype: Any = "bfloat16",
     out: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Generates `count` videos of each task, and measures them.
 
     Args:
-        steps, guidance, solver, shift, updates: see `eval_mini.evaluate_prompts`.
+        steps, guidance, solver, shift, updates, quantization: see `eval_mini.evaluate_prompts`.
         out: a folder for `tasks.json` and `tasks.png`, which shows some of them; None writes nothing.
 
     Returns:
@@ -65,7 +66,7 @@ def evaluate_tasks(
     Raises:
         WanError: the model takes no frames and masks, or is missing.
     """
-    pipe = open_pipeline(model, dtype, updates)
+    pipe = open_pipeline(model, dtype, updates, quantization)
     if not pipe.config.takes_context:
         raise WanError(f"--tasks: {pipe.config.name} takes no frames and masks; name a VACE model of the little world")
     options = {"num_inference_steps": steps, "guidance_scale": guidance, "solver": solver, "flow_shift": shift}
@@ -84,6 +85,7 @@ def evaluate_tasks(
         "model": pipe.config.name,
         "checkpoint": pipe.fingerprint,
         "dtype": pipe.dtype.name,
+        "quantization": pipe.config.transformer.quantization,
         "versions": {"wan_jax": __version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
     }

@@ -44,6 +44,7 @@ def evaluate_prompts(
     solver: str = "unipc",
     shift: float | None = None,
     updates: Sequence[Mapping[str, Any]] = (),
+    quantization: str | None = None,
     experts: str = "both",
     batch: int = 10,
     seed: int = 0,
@@ -53,7 +54,7 @@ def evaluate_prompts(
     """Generates a video for each held-out prompt and measures what it shows.
 
     Args:
-        model, dtype: see `WanPipeline.from_pretrained`.
+        model, dtype, quantization: see `WanPipeline.from_pretrained`.
         prompts: so many in each language.
         languages: some of "english" and "chinese".
         steps, guidance, shift: None is the model's own.
@@ -74,7 +75,7 @@ def evaluate_prompts(
     _check(prompts, languages, experts, batch)
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
-    pipe = open_pipeline(model, dtype, updates)
+    pipe = open_pipeline(model, dtype, updates, quantization)
     _use_experts(pipe, experts)
     options = {"num_inference_steps": steps, "guidance_scale": guidance, "solver": solver, "flow_shift": shift}
     report, shown = {"right": {}, "shuffled": {}, "each": []}, []
@@ -100,6 +101,7 @@ def evaluate_prompts(
         "model": pipe.config.name,
         "checkpoint": pipe.fingerprint,
         "dtype": pipe.dtype.name,
+        "quantization": pipe.config.transformer.quantization,
         "versions": {"wan_jax": __version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
     }
@@ -110,14 +112,16 @@ def evaluate_prompts(
     return report
 
 
-def open_pipeline(model: str | os.PathLike, dtype: Any, updates: Sequence[Mapping[str, Any]]) -> WanPipeline:
+def open_pipeline(
+    model: str | os.PathLike, dtype: Any, updates: Sequence[Mapping[str, Any]], quantization: str | None = None
+) -> WanPipeline:
     """A pipeline without progress bar.
 
     Args:
-        model, dtype: see `WanPipeline.from_pretrained`.
+        model, dtype, quantization: see `WanPipeline.from_pretrained`.
         updates: arguments of `WanPipeline.load_lora_weights`, one call after the other.
     """
-    pipe = WanPipeline.from_pretrained(model, dtype=dtype)
+    pipe = WanPipeline.from_pretrained(model, dtype=dtype, quantization=quantization)
     pipe.set_progress_bar_config(disable=True)
     for update in updates:
         pipe.load_lora_weights(**update)
