@@ -296,7 +296,7 @@ plt.show()
 #
 # ## The same in the latents of a video
 # `wan_mini` is a Wan2.2 of 12.6 million parameters; a video of its is 9 × 16 × 16 latents of 16 channels. We follow
-# it for 40 Euler steps, evenly spaced (`flow_shift=1`), without guidance, which would bend the flow on purpose, and
+# it for 20 Euler steps, evenly spaced (`flow_shift=1`), without guidance, which would bend the flow on purpose, and
 # then with it.
 
 # %%
@@ -321,7 +321,7 @@ def follow(steps, **options):
     return np.stack(path)
 
 
-plain, guided = follow(30, guidance_scale=1.0), follow(30)
+plain, guided = follow(20, guidance_scale=1.0), follow(20)
 for name, path in (("without guidance", plain), ("guidance 3", guided)):
     print(f"{name:17} bend {bend(path)[0]:.3f}   straightness {straightness(path):.3f}")
 
@@ -351,7 +351,7 @@ plt.show()
 # %% [markdown]
 # A grid that spends its steps where the path bends needs fewer of them. That is what `flow_shift` does (it moves
 # steps to high noise), and what a multistep solver adds by remembering earlier predictions. Relative distance of the
-# latents to a run of 40 UniPC steps from the same noise, no guidance:
+# latents to a run of 20 UniPC steps from the same noise, no guidance:
 
 
 # %%
@@ -362,7 +362,7 @@ def end(steps, **options):
 
 
 figure, axis = plt.subplots(figsize=(7, 3.4))
-reference = end(40, solver="unipc")
+reference = end(20, solver="unipc")
 GRIDS = {
     "Euler, shift 1": ("euler", 1.0, FLOW, "o-"),
     "Euler, shift 3": ("euler", 3.0, DDIM, "o-"),

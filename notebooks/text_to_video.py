@@ -98,6 +98,7 @@ import time
 
 import numpy as np
 from IPython.display import Image, Video, display
+from PIL import Image as Picture
 
 from wan_jax import WanPipeline, export_to_video
 
@@ -111,6 +112,13 @@ def show(*videos, name="video.mp4"):
     path = export_to_video(np.concatenate(videos, axis=2), f"{FOLDER}/{name}", fps=pipe.config.sampling.fps)
     attributes = "autoplay loop muted playsinline"
     return Video(str(path), embed=True, width=256 * len(videos), html_attributes=attributes)
+
+
+def still(frames, name="still.jpg"):
+    """Shows a picture [h w 3] in [0, 1] or of bytes."""
+    pixels = frames if frames.dtype == np.uint8 else (frames * 255).astype(np.uint8)
+    Picture.fromarray(pixels).save(f"{FOLDER}/{name}", quality=88)
+    return Image(f"{FOLDER}/{name}")
 
 
 # %%
@@ -136,16 +144,14 @@ told = ("num_inference_steps", "solver", "flow_shift", "guidance_scales", "sigma
 from wan_jax.pipelines.contact_sheet import write_frames
 
 write_frames(Path(FOLDER, "sheet.png"), english.frames[0])
-Image(f"{FOLDER}/sheet.png")
+still(np.asarray(Picture.open(f"{FOLDER}/sheet.png")))
 
 # %% [markdown]
 # A callback sees the latents after every step, and what the model then takes the clean latents to be (`denoised`).
 # `fit_colours` finds the linear map from a latent to the mean colour of the 8×8 pixels it stands for, so that no
-# autoencoder has to run. Here is the middle of the video after each of ten steps:
+# autoencoder has to run. Here is the middle of the video after every second step:
 
 # %%
-from PIL import Image as Picture
-
 from wan_jax.pipelines.preview import colours_of, fit_colours
 
 colours, seen = fit_colours(pipe), []
@@ -156,9 +162,8 @@ def watch(pipe, step, timestep, tensors):
     seen.append(colours_of(latents, colours)[latents.shape[0] // 2])
 
 
-pipe("a large red ball bounces on green grass", seed=0, num_inference_steps=10, callback_on_step_end=watch)
-strip = (np.concatenate(seen, axis=1) * 255).astype(np.uint8)
-Picture.fromarray(strip).resize((strip.shape[1] * 5, strip.shape[0] * 5), Picture.Resampling.NEAREST)
+pipe("a large red ball bounces on green grass", seed=0, callback_on_step_end=watch)
+still(np.kron(np.concatenate(seen[1::2], axis=1), np.ones((5, 5, 1))))
 
 # %% [markdown]
 # `callback_on_step_end=Preview("preview.png")` from the same module writes such a picture to a file after every step.
@@ -178,7 +183,7 @@ for steps, (frames, seconds) in runs.items():
     error = np.mean((frames - runs[20][0]) ** 2)
     closeness = f"{-10 * np.log10(error):.1f} dB" if error else "the reference"
     print(f"{steps:2} steps  {seconds:5.1f} s  {closeness}")
-show(*(frames for frames, _ in runs.values()))
+still(np.concatenate([np.concatenate(frames[::5, ::2, ::2], axis=1) for frames, _ in runs.values()]))
 
 # %% [markdown]
 # Measured over 400 prompts that were kept out of its training, `wan_mini` shows this much of what it is told
@@ -201,14 +206,14 @@ fast(prompt, seed=3)  # compiles
 started = time.monotonic()
 made = fast(prompt, seed=3).frames[0]
 print(f"{time.monotonic() - started:.1f} s, decoding included, instead of {runs[20][1]:.1f} s")
-show(runs[4][0], made, runs[20][0])  # four plain steps, lightning, twenty steps
+show(made, runs[20][0])  # lightning, and twenty guided steps
 
 # %% [markdown]
 # ## Real weights: Wan2.2-TI2V-5B
 # The same call, another name. What to know before `REAL = True` on a v5e chip of Colab; **none of it has been run on a
 # TPU, and memory is modelled** by the TPU's compiler or computed from shapes:
 #
-# - Of the 15.75 GiB of a v5e, umT5 takes 10.6, the transformer 9.3 and the autoencoder 1.3 GiB in bfloat16. Together
+# - Of the 15.75 GiB of a v5e, umT5 takes 10.6, the transformer 9.4 and the autoencoder 1.3 GiB in bfloat16. Together
 #   they do not fit, one after the other they do: that is what `colab-v5e` chose above.
 # - The weights wait in host memory, about 21 GiB of the 48 that a machine with one v5e has.
 # - Each file is fetched, converted tensor by tensor, and deleted. What stays is about 21 GiB, which is more than the
