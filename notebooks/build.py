@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 HERE = Path(__file__).resolve().parent
 NAMES = ("text_to_video", "flow_matching", "two_experts")
 LIMIT_S = 300  # for a whole notebook
-_BADGE = re.compile(r"\[!\[Open in Colab\].*\)")
+_LINK = re.compile(r"(?<=^# \[colab\]: ).*", re.MULTILINE)  # of the badge
 _INSTALL = re.compile(r'(?<=# %% tags=\["install"\]\n).*?(?=\n# %%)', re.DOTALL)
 
 
@@ -67,12 +67,9 @@ def source(name: str) -> str:
     address = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
     install = (HERE / "install_cell.py").read_text().replace("{repository}", address).rstrip() + "\n"
     page = address.replace("https://github.com", "https://colab.research.google.com/github")
-    badge = (
-        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-        f"({page}/blob/main/notebooks/{name}.ipynb)"
-    )
+    link = f"{page}/blob/main/notebooks/{name}.ipynb"
     text = (HERE / f"{name}.py").read_text(encoding="utf-8")
-    return _INSTALL.sub(lambda _: install, _BADGE.sub(lambda _: badge, text))
+    return _INSTALL.sub(lambda _: install, _LINK.sub(link, text))
 
 
 def parse(name: str) -> nbformat.NotebookNode:

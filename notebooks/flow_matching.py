@@ -1,5 +1,7 @@
 # %% [markdown]
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](x)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)][colab]
+#
+# [colab]: https://colab.research.google.com/github/OWNER/wan_jax/blob/main/notebooks/flow_matching.ipynb
 #
 # # Flow matching
 #
@@ -13,19 +15,78 @@
 # after that it finds everything in place.
 
 # %% tags=["install"]
+# Takes a checkout around this notebook, an uploaded wan_jax*.zip, or the repository; pip adds only what is missing.
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
-# %% [markdown]
-# ## The path and its velocity
-# Let $x_0$ be data, $\varepsilon$ Gaussian noise, and the noise level $\sigma$ run from 1 (noise) to 0 (data). All of
-# wan_jax states it once, in [`diffusion/flow.py`](../wan_jax/diffusion/flow.py):
-#
-# $$x_\sigma = (1-\sigma)\,x_0 + \sigma\,\varepsilon \qquad v = \frac{dx}{d\sigma} = \varepsilon - x_0 \qquad
-# \hat x_0 = x_\sigma - \sigma v$$
-#
-# A network is trained to predict $v$ from $x_\sigma$ and $\sigma$ by least squares. It cannot know which pair
-# $(x_0, \varepsilon)$ led to $x_\sigma$, so it learns the *mean* velocity there. Following that mean from $\sigma=1$
-# to 0 turns noise into samples of the data. Each pair's path is straight; the paths of the mean velocity bend where
-# pairs cross.
+REPOSITORY = "https://github.com/OWNER/wan_jax"
+
+
+def find_checkout():
+    here = Path.cwd()
+    folders = [here, *here.parents, *here.glob("wan_jax*")]
+    return next((f for f in folders if (f / "wan_jax" / "pipelines").is_dir()), None)
+
+
+def installed():
+    return {(package.name, package.version) for package in importlib.metadata.distributions()}
+
+
+for file in [] if find_checkout() else Path.cwd().glob("wan_jax*.zip"):
+    shutil.unpack_archive(file, ".")
+if not find_checkout():
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "wan_jax_checkout"], check=True)
+root, before = find_checkout(), installed()
+wanted = ["-r", str(root / "requirements.txt"), "matplotlib"]
+if any(Path("/dev").glob("accel*")) or Path("/dev/vfio/0").exists():
+    wanted.append("jax[tpu]")  # libtpu has to go with JAX
+elif "COLAB_RELEASE_TAG" in os.environ and shutil.which("nvidia-smi"):
+    wanted.append("jax[cuda12]")
+subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+if installed() != before:
+    raise SystemExit("Installed. Restart the session once (Runtime > Restart session), then run all cells.")
+sys.path.insert(0, str(root))
+print("nothing had to be installed")
+# Takes a checkout around this notebook, an uploaded wan_jax*.zip, or the repository; pip adds only what is missing.
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = "https://github.com/OWNER/wan_jax"
+
+
+def find_checkout():
+    here = Path.cwd()
+    folders = [here, *here.parents, *here.glob("wan_jax*")]
+    return next((f for f in folders if (f / "wan_jax" / "pipelines").is_dir()), None)
+
+
+def installed():
+    return {(package.name, package.version) for package in importlib.metadata.distributions()}
+
+
+for file in [] if find_checkout() else Path.cwd().glob("wan_jax*.zip"):
+    shutil.unpack_archive(file, ".")
+if not find_checkout():
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "wan_jax_checkout"], check=True)
+root, before = find_checkout(), installed()
+wanted = ["-r", str(root / "requirements.txt"), "matplotlib"]
+if any(Path("/dev").glob("accel*")) or Path("/dev/vfio/0").exists():
+    wanted.append("jax[tpu]")  # libtpu has to go with JAX
+elif "COLAB_RELEASE_TAG" in os.environ and shutil.which("nvidia-smi"):
+    wanted.append("jax[cuda12]")
+subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+if installed() != before:
+    raise SystemExit("Installed. Restart the session once (Runtime > Restart session), then run all cells.")
+sys.path.insert(0, str(root))
+print("nothing had to be installed")
 
 # %%
 from functools import partial

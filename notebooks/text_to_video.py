@@ -1,6 +1,7 @@
 # %% [markdown]
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/wan_jax/blob/main/notebooks/text_to_video.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)][colab]
+#
+# [colab]: https://colab.research.google.com/github/OWNER/wan_jax/blob/main/notebooks/text_to_video.ipynb
 #
 # # Text to video on one TPU chip
 #

@@ -1,5 +1,7 @@
 # %% [markdown]
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](x)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)][colab]
+#
+# [colab]: https://colab.research.google.com/github/OWNER/wan_jax/blob/main/notebooks/two_experts.ipynb
 #
 # # Two experts
 #
@@ -13,13 +15,78 @@
 # after that it finds everything in place.
 
 # %% tags=["install"]
+# Takes a checkout around this notebook, an uploaded wan_jax*.zip, or the repository; pip adds only what is missing.
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
-# %% [markdown]
-# ## Where the switch lies
-# The noise level $\sigma$ falls from 1 to 0 during a run. The high-noise expert works while the timestep
-# $1000\,\sigma$ is at least 1000 times the model's `boundary_ratio`. The grid of steps is known before the run, so
-# the two stretches are too: [`segments`](../wan_jax/experts.py) is all there is to it, and nothing on the device ever
-# chooses.
+REPOSITORY = "https://github.com/OWNER/wan_jax"
+
+
+def find_checkout():
+    here = Path.cwd()
+    folders = [here, *here.parents, *here.glob("wan_jax*")]
+    return next((f for f in folders if (f / "wan_jax" / "pipelines").is_dir()), None)
+
+
+def installed():
+    return {(package.name, package.version) for package in importlib.metadata.distributions()}
+
+
+for file in [] if find_checkout() else Path.cwd().glob("wan_jax*.zip"):
+    shutil.unpack_archive(file, ".")
+if not find_checkout():
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "wan_jax_checkout"], check=True)
+root, before = find_checkout(), installed()
+wanted = ["-r", str(root / "requirements.txt"), "matplotlib"]
+if any(Path("/dev").glob("accel*")) or Path("/dev/vfio/0").exists():
+    wanted.append("jax[tpu]")  # libtpu has to go with JAX
+elif "COLAB_RELEASE_TAG" in os.environ and shutil.which("nvidia-smi"):
+    wanted.append("jax[cuda12]")
+subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+if installed() != before:
+    raise SystemExit("Installed. Restart the session once (Runtime > Restart session), then run all cells.")
+sys.path.insert(0, str(root))
+print("nothing had to be installed")
+# Takes a checkout around this notebook, an uploaded wan_jax*.zip, or the repository; pip adds only what is missing.
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = "https://github.com/OWNER/wan_jax"
+
+
+def find_checkout():
+    here = Path.cwd()
+    folders = [here, *here.parents, *here.glob("wan_jax*")]
+    return next((f for f in folders if (f / "wan_jax" / "pipelines").is_dir()), None)
+
+
+def installed():
+    return {(package.name, package.version) for package in importlib.metadata.distributions()}
+
+
+for file in [] if find_checkout() else Path.cwd().glob("wan_jax*.zip"):
+    shutil.unpack_archive(file, ".")
+if not find_checkout():
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "wan_jax_checkout"], check=True)
+root, before = find_checkout(), installed()
+wanted = ["-r", str(root / "requirements.txt"), "matplotlib"]
+if any(Path("/dev").glob("accel*")) or Path("/dev/vfio/0").exists():
+    wanted.append("jax[tpu]")  # libtpu has to go with JAX
+elif "COLAB_RELEASE_TAG" in os.environ and shutil.which("nvidia-smi"):
+    wanted.append("jax[cuda12]")
+subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+if installed() != before:
+    raise SystemExit("Installed. Restart the session once (Runtime > Restart session), then run all cells.")
+sys.path.insert(0, str(root))
+print("nothing had to be installed")
 
 # %%
 import jax
