@@ -69,7 +69,7 @@ def source(name: str) -> str:
     page = address.replace("https://github.com", "https://colab.research.google.com/github")
     link = f"{page}/blob/main/notebooks/{name}.ipynb"
     text = (HERE / f"{name}.py").read_text(encoding="utf-8")
-    return _INSTALL.sub(lambda _: install, _LINK.sub(link, text))
+    return _INSTALL.sub(lambda _: install, _LINK.sub(link, text), count=1)
 
 
 def parse(name: str) -> nbformat.NotebookNode:
