@@ -53,6 +53,40 @@ sys.path.insert(0, str(root))
 print("nothing had to be installed")
 
 # %% [markdown]
+# ## The path and its velocity
+# Let $x_0$ be data, $\varepsilon$ Gaussian noise, and the noise level $\sigma$ run from 1 (noise) to 0 (data). All of
+# wan_jax states it once, in [`diffusion/flow.py`](../wan_jax/diffusion/flow.py):
+#
+# $$x_\sigma = (1-\sigma)\,x_0 + \sigma\,\varepsilon \qquad v = \frac{dx}{d\sigma} = \varepsilon - x_0 \qquad
+# \hat x_0 = x_\sigma - \sigma v$$
+#
+# A network is trained to predict $v$ from $x_\sigma$ and $\sigma$ by least squares. It cannot know which pair
+# $(x_0, \varepsilon)$ led to $x_\sigma$, so it learns the *mean* velocity there. Following that mean from $\sigma=1$
+# to 0 turns noise into samples of the data. Each pair's path is straight; the paths of the mean velocity bend where
+# pairs cross.
+
+# %%
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from wan_jax.diffusion.flow import interpolate, velocity
+
+plt.rcParams |= {"figure.dpi": 60, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+FLOW, DIFFUSION, DDIM, INK = "#1b7f79", "#d1495b", "#edae49", "#30323d"
+
+
+def draw_data(key, count):
+    """Points [n 2] in eight clusters on a circle of radius 2."""
+    which, blur = jax.random.split(key)
+    angle = 2 * jnp.pi / 8 * jax.random.randint(which, (count,), 0, 8)
+    return 2 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1) + 0.1 * jax.random.normal(blur, (count, 2))
+
+
+# %% [markdown]
 # ## Two ways to add noise
 # Diffusion keeps the variance instead: $x_t = \alpha_t x_0 + \sigma_t \varepsilon$ with $\alpha_t^2 + \sigma_t^2 =
 # 1$, here by the linear-β schedule of DDPM and score-based models, and its network predicts $\varepsilon$. Between

@@ -53,6 +53,47 @@ sys.path.insert(0, str(root))
 print("nothing had to be installed")
 
 # %% [markdown]
+# ## Where the switch lies
+# The noise level $\sigma$ falls from 1 to 0 during a run. The high-noise expert works while the timestep
+# $1000\,\sigma$ is at least 1000 times the model's `boundary_ratio`. The grid of steps is known before the run, so
+# the two stretches are too: [`segments`](../wan_jax/experts.py) is all there is to it, and nothing on the device ever
+# chooses.
+
+# %%
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+
+from wan_jax.diffusion.solvers import make_steps
+from wan_jax.experts import segments
+from wan_jax.pipelines.loading import read_config
+
+plt.rcParams |= {"figure.dpi": 60, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+HIGH, LOW = "#8e4585", "#1b7f79"
+EXPERTS = (("high noise", HIGH), ("low noise", LOW))
+
+
+def plan(config):
+    """The noise levels of the model's own run, and who does which steps."""
+    own = config.sampling
+    schedule, _ = make_steps(own.solver, own.num_inference_steps, own.flow_shift)
+    return schedule.sigmas, segments(schedule.timesteps, config.boundary_ratio)
+
+
+figure, axes = plt.subplots(1, 3, figsize=(12, 3), sharey=True)
+for axis, name in zip(axes, ("wan_mini", "wan22_t2v_a14b", "wan22_i2v_a14b")):
+    config = read_config(name)
+    sigmas, stretches = plan(config)
+    for stretch in stretches:
+        steps = np.arange(stretch.start, stretch.stop)
+        label, colour = EXPERTS[stretch.expert]
+        axis.bar(steps, sigmas[steps], color=colour, label=f"{label}: {len(steps)} of {len(sigmas) - 1} steps")
+    axis.axhline(config.boundary_ratio, color="black", linewidth=0.8, linestyle=":")
+    axis.set_title(f"{name}, shift {config.sampling.flow_shift:g}"), axis.set_xlabel("step"), axis.legend()
+axes[0].set_ylabel("σ before the step")
+plt.show()
+
+# %% [markdown]
 # In words of signal and noise: at the boundary of 0.875 the ratio of their powers, $((1-\sigma)/\sigma)^2$, is 0.02,
 # so the high-noise expert never sees more than that. The *shift* bends the grid towards high noise and so gives it
 # more steps.
