@@ -53,6 +53,26 @@ sys.path.insert(0, str(root))
 print("nothing had to be installed")
 
 # %% [markdown]
+# ## What is this machine?
+# Weights and compiled programs go to `FOLDER`. On Colab a session's disk is lost with the session: name a folder on
+# Drive, and the next session finds them again.
+
+# %%
+FOLDER = (
+    "files"  # on Drive: from google.colab import drive; drive.mount("/content/drive"), "/content/drive/MyDrive/wan"
+)
+
+Path(FOLDER).mkdir(parents=True, exist_ok=True)
+os.environ.setdefault("WAN_JAX_CACHE", f"{FOLDER}/cache")  # compiled programs
+
+# %%
+import jax
+
+device = jax.devices()[0]
+print(f"{len(jax.devices())} × {device.device_kind} ({device.platform}), JAX {jax.__version__}")
+print(f"{shutil.disk_usage(FOLDER).free / 2**30:.0f} GiB of disk free")
+
+# %% [markdown]
 # A *preset* decides how a model's weights are kept so that it fits the memory of a device: resident, or waiting in host
 # memory until they are used, as they are or in 8 bits. `auto` looks at the devices at hand; `colab-v5e` plans for one
 # v5e chip wherever you are. No weight has to be read to ask:
