@@ -53,8 +53,8 @@ class Shapes:
     def check(self, name: str):
         """They are right."""
 
-    def read(self, name: str, dtype, mesh):
-        return sharding.place(abstract_params(checkpoint.components(self.config)[name], dtype), mesh)
+    def read(self, name: str, dtype, mesh, memory: str = sharding.DEVICE):
+        return sharding.place(abstract_params(checkpoint.components(self.config)[name], dtype), mesh, memory)
 
     def tokenizer(self):
         length = self.config.transformer.text_len

@@ -163,11 +163,11 @@ def generate(
         offload=offload,
         preset=preset,
     )
-    print(f"preset {preset}: {pipe.arrangement}", file=sys.stderr)
     updates.load(pipe, added := update.chosen(settings))
     if "checkpoint" in settings and settings["checkpoint"] != pipe.fingerprint:  # which waits for all weights
         print(f"note: {source} was made with other weights ({settings['checkpoint']})", file=sys.stderr)
     loaded = time.monotonic()
+    print(f"preset {preset}: {pipe.arrangement}", file=sys.stderr)
     print(f"task: {task}", file=sys.stderr)
     about = {"model": model} | added
     if (said := _note(model, " ".join(prompts))) is not None:

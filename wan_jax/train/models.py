@@ -252,14 +252,15 @@ class Snapshot:
     def check(self, name: str):
         """`read` checks."""
 
-    def read(self, name: str, dtype, mesh: Mesh) -> Params:
+    def read(self, name: str, dtype, mesh: Mesh, memory: str = sharding.DEVICE) -> Params:
         name = self._names.get(name, name)
         abstract = abstract_params(components(self._run.model)[name], dtype)
         if name in self._trained:
-            return jax.tree.map(lambda x, shape: x.astype(shape.dtype), self._trained[name], abstract)
+            trained = jax.tree.map(lambda x, shape: x.astype(shape.dtype), self._trained[name], abstract)
+            return sharding.to_memory(trained, memory)
         if name not in self._folders:
             raise WanError(f"{self._run.name}: a video needs a {name}: let base= name a model that has one")
-        return checkpoint.restore(self._folders[name], sharding.place(abstract, mesh))
+        return checkpoint.restore(self._folders[name], sharding.place(abstract, mesh, memory))
 
     def tokenizer(self) -> Tokenizer:
         return find_tokenizer(self._run)
