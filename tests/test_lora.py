@@ -56,14 +56,19 @@ def params():
     return random_params(MODEL)["transformer"]
 
 
-@pytest.fixture(scope="module")
-def velocity():
+def network_inputs():
+    """Latents, timestep and text of two samples."""
     rng = np.random.default_rng(1)
     latents = rng.standard_normal((2, 3, 4, 6, 16), np.float32)
     text = rng.standard_normal((2, 7, CONFIG.text_dim), np.float32)
-    timestep = np.array([[999.0], [437.0]], np.float32)
+    return latents, np.array([[999.0], [437.0]], np.float32), text
+
+
+@pytest.fixture(scope="module")
+def velocity():
+    inputs = network_inputs()
     apply = jax.jit(DiT(CONFIG, jnp.float32, "nothing").apply)
-    return lambda params: apply({"params": params}, latents, timestep, text)
+    return lambda params: apply({"params": params}, *inputs)
 
 
 def test_a_new_update_changes_nothing(params, velocity):

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from convert.conversion import convert
 from convert.export import export
 from tests.compare import relative_error
-from tests.test_lora import CONFIG, LORA, MODEL, random_update
+from tests.test_lora import CONFIG, LORA, MODEL, network_inputs, random_update
 from wan_jax import WanPipeline, checkpoint, lora, lora_files, placeholder, quantization, sharding
 from wan_jax.config import QUANTIZATIONS
 from wan_jax.errors import WanError
@@ -49,13 +49,10 @@ def params():
 
 @pytest.fixture(scope="module")
 def velocity():
-    rng = np.random.default_rng(1)
-    latents = rng.standard_normal((2, 3, 4, 6, 16), np.float32)
-    text = rng.standard_normal((2, 7, CONFIG.text_dim), np.float32)
-    timestep = np.array([[999.0], [437.0]], np.float32)
+    inputs = network_inputs()
 
     def run(params, config, dtype=jnp.float32):
-        return jax.jit(DiT(config, dtype).apply)({"params": params}, latents, timestep, text)
+        return jax.jit(DiT(config, dtype).apply)({"params": params}, *inputs)
 
     return run
 

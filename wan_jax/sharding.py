@@ -280,6 +280,11 @@ def to_memory(tree: Params, memory: str) -> Params:
     return jax.tree.map(move, tree)
 
 
+def bytes_of_each(tree: Params) -> int:
+    """What arrays, or placed shapes, take of each device."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def is_in_host_memory(x: jax.Array) -> bool:
     """Whether an array, or a tracer of one, waits in host memory."""
     return jax.typeof(x).memory_space == jax.memory.Space.Host

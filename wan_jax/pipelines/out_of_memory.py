@@ -197,7 +197,7 @@ def _is_expert(component: str) -> bool:
 def _weight_bytes(config: WanConfig, component: str, dtype, mesh: Mesh) -> int:
     """What the weights of a component take of each device."""
     placed = sharding.place(abstract_params(checkpoint.components(config)[component], dtype), mesh)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(placed))
+    return sharding.bytes_of_each(placed)
 
 
 def _bytes(number: str, unit: str) -> float:

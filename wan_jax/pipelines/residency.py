@@ -91,7 +91,7 @@ class Weights(Mapping[str, Params]):
         self._let_go()
         self.how = _checked(how)
         for name in self._futures:
-            self._replace(name, partial(self._waiting, name))
+            self._replace(name, partial(waiting, name, offload=how))
 
     def __getitem__(self, name: str) -> Params:
         with self.explained(name):
@@ -129,10 +129,6 @@ class Weights(Mapping[str, Params]):
         """Whether asking for a component would not wait."""
         return self._futures[name].done()
 
-    @property
-    def _memory(self) -> str:
-        return waiting_room(self.how)
-
     def _let_go(self):
         """Frees what works now, at once: left to itself, memory becomes free some time after the last use."""
         if self._at_work is not None:
@@ -149,23 +145,16 @@ class Weights(Mapping[str, Params]):
         self._futures[name] = changed
 
     def _read(self, name: str) -> Params:
-        dtype, memory = self._dtypes[name], self._memory
+        dtype, memory = self._dtypes[name], waiting_room(self.how)
         stored, wanted = (
             abstract_params(checkpoint.components(config)[name], dtype) for config in (self._model.config, self._config)
         )
         if jax.tree.structure(wanted) == jax.tree.structure(stored):
-            return self._waiting(name, self._model.read(name, dtype, self._mesh, memory))
+            return waiting(name, self._model.read(name, dtype, self._mesh, memory), self.how)
         places = sharding.place(wanted, self._mesh, memory)
         kind = self._config.transformer.quantization
         exact = self._model.read(name, dtype, self._mesh, sharding.HOST)
-        return self._waiting(name, quantization.quantize_params(exact, places, kind))
-
-    def _waiting(self, name: str, params: Params) -> Params:
-        """The arrays where they wait, laid out for what is to come."""
-        params = sharding.to_memory(params, waiting_room(self.how))
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: streamed(x) if streams(name, path, self.how) else x, params
-        )
+        return waiting(name, quantization.quantize_params(exact, places, kind), self.how)
 
 
 def waiting_room(offload: str | None) -> str:
@@ -173,11 +162,19 @@ def waiting_room(offload: str | None) -> str:
     return sharding.DEVICE if offload is None else sharding.HOST
 
 
+def waiting(component: str, params: Params, offload: str | None) -> Params:
+    """A component's arrays, or their shapes, where they wait, laid out for what is to come."""
+    params = sharding.to_memory(params, waiting_room(offload))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: streamed(x) if streams(component, path, offload) else x, params
+    )
+
+
 def at_work(component: str, params: Params, offload: str | None) -> Params:
-    """A component's arrays, or their shapes, as its programs take them: on the device, but for matrices that stream."""
+    """Of `waiting`, what its programs take: copies on the device, but the very matrices that stream."""
 
     def move(path, x):
-        return streamed(x) if streams(component, path, offload) else sharding.to_memory(x, sharding.DEVICE)
+        return x if streams(component, path, offload) else sharding.to_memory(x, sharding.DEVICE)
 
     return jax.tree_util.tree_map_with_path(move, params)
 

@@ -19,7 +19,7 @@ from wan_jax.models.dit import PATCH, Context
 from wan_jax.models.space import cache_spec
 from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines.request import Request
-from wan_jax.pipelines.residency import at_work, waiting_room
+from wan_jax.pipelines.residency import at_work, waiting
 from wan_jax.plan.compiled import Program, compile_program
 from wan_jax.typing import Params
 
@@ -172,11 +172,12 @@ class Job:
     def params(self, component: str) -> Params:
         """The shapes of a component's parameters and where they are while it works."""
         shapes = _shapes(checkpoint.components(self.config)[component])
-        return at_work(component, sharding.place(shapes, self.mesh, waiting_room(self.offload)), self.offload)
+        placed = waiting(component, sharding.place(shapes, self.mesh), self.offload)
+        return at_work(component, placed, self.offload)
 
     def weight_bytes(self, component: str) -> int:
         """What a component takes of the memory where it waits: of each device, or for each device of the host's."""
-        return _shard_bytes(self.params(component))
+        return sharding.bytes_of_each(self.params(component))
 
     def resident_bytes(self, name: str) -> int:
         """The weights that stay on a device while program `name` runs beside them."""
@@ -184,7 +185,7 @@ class Job:
         own = component.get(name, name)
         idle = sum(self.weight_bytes(part) for part in checkpoint.components(self.config) if part != own)
         other_half = {part: x for part, x in self.params("vae").items() if part in _HALVES.get(name, ())}
-        return (0 if self.offload else idle) + _shard_bytes(other_half)
+        return (0 if self.offload else idle) + sharding.bytes_of_each(other_half)
 
     @property
     def host_bytes(self) -> int:
@@ -234,11 +235,6 @@ class Job:
 
     def _on_mesh(self, x: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
-
-
-def _shard_bytes(params: Params) -> int:
-    leaves = jax.tree.leaves(params)
-    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in leaves)
 
 
 @cache

@@ -101,9 +101,9 @@ class TrainJob:
         tokens /= self.mesh.size / self.mesh.shape["tensor"]
         layer = sum(x.size for x in jax.tree.leaves((self.trained, self.frozen))) / model.num_layers
         return (
-            _bytes(state)
-            + _bytes(self._frozen())
-            + gradient * _bytes(state.params) / 4
+            sharding.bytes_of_each(state)
+            + sharding.bytes_of_each(self._frozen())
+            + gradient * sharding.bytes_of_each(state.params) / 4
             + tokens * (model.num_layers * self._kept_bytes() + _TOKEN_BYTES * model.dim)
             + _LAYER_BYTES * layer
         )
@@ -140,8 +140,3 @@ class TrainJob:
 
     def _on_mesh(self, x: jax.ShapeDtypeStruct, spec: P) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
-
-
-def _bytes(placed) -> int:
-    """Of each device."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(placed))
