@@ -15,10 +15,19 @@ jax.config.update("jax_num_cpu_devices", 16)
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory):
-    """Tests neither read nor fill the user's own cache."""
+    """Tests neither read nor fill the user's own cache; what workers compile they share."""
+    workers = os.environ.get("PYTEST_XDIST_WORKER") is not None
+    folder = tmp_path_factory.getbasetemp().parent / "cache" if workers else tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WAN_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("WAN_JAX_CACHE", str(folder))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs():
+    """Each program holds memory, and some of the 65,530 mappings that Linux grants a process: a file's go with it."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items):
