@@ -7,7 +7,7 @@ OUT ?= out.mp4
 # Most of a test is compiling, on one core: two tests at a time, a file's tests together while others wait.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: video test parity tpu lint clean
+.PHONY: video test parity tpu docs lint clean
 
 video: $(VENV)/.user  ## a video from PROMPT, written to OUT, and eight of its frames beside it
 	$(BIN)/python -m wan_jax generate --prompt "$(PROMPT)" --out "$(OUT)" --sheet "$(basename $(OUT)).png"
@@ -21,12 +21,15 @@ parity: $(VENV)/.parity  ## the comparisons with PyTorch and Diffusers
 tpu: $(VENV)/.tpu  ## what needs the TPU compiler, but no TPU
 	$(BIN)/python -m pytest -m libtpu
 
+docs: $(VENV)-docs/.docs  ## a site of README, docs/ and docstrings, in build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-docs
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,3 +49,8 @@ $(VENV)/.parity: requirements-parity.txt requirements-test.txt requirements.txt 
 $(VENV)/.tpu: requirements-tpu.txt requirements-test.txt requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements-tpu.txt
 	touch $@ $(VENV)/.test $(VENV)/.user
+
+$(VENV)-docs/.docs: requirements-docs.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
