@@ -15,14 +15,54 @@
 # run it again after that, and it finds everything in place.
 
 # %% tags=["install"]
+# Takes a checkout around this notebook, an uploaded wan_jax*.zip, or the repository; pip adds only what is missing.
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = "https://github.com/OWNER/wan_jax"
+
+
+def find_checkout():
+    here = Path.cwd()
+    folders = [here, *here.parents, *here.glob("wan_jax*")]
+    return next((f for f in folders if (f / "wan_jax" / "pipelines").is_dir()), None)
+
+
+def installed():
+    return {(package.name, package.version) for package in importlib.metadata.distributions()}
+
+
+for file in [] if find_checkout() else Path.cwd().glob("wan_jax*.zip"):
+    shutil.unpack_archive(file, ".")
+if not find_checkout():
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "wan_jax_checkout"], check=True)
+root, before, on_colab = find_checkout(), installed(), "COLAB_RELEASE_TAG" in os.environ
+wanted = ["-r", str(root / "requirements.txt"), "matplotlib", "ipywidgets"]
+if any(Path("/dev").glob("accel*")) or Path("/dev/vfio/0").exists():
+    wanted.append("jax[tpu]")  # libtpu has to go with JAX
+elif on_colab and shutil.which("nvidia-smi"):
+    wanted.append("jax[cuda13]")
+subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+if installed() != before:
+    if on_colab:
+        get_ipython().kernel.do_shutdown(restart=True)  # noqa: F821
+    raise SystemExit("Installed. The session has to restart once (Colab does by itself): then run all cells.")
+sys.path[:0] = [str(root), str(root / "notebooks")]
+os.environ["PYTHONPATH"] = str(root)  # for commands in other processes
+print("nothing had to be installed")
 
 # %% [markdown]
 # ## What to run, and where
-# `wan_mini` knows these tasks in its own little world. The second set of values fetches the smallest released VACE model,
-# about 16 GiB with its text encoder; **it was never run here**. Whether disk and memory suffice is checked before.
+# `wan_mini` knows these tasks in its own little world. The second set of values fetches the smallest released VACE
+# model, about 16 GiB with its text encoder; **it was never run here**. Whether disk and memory suffice is checked
+# before.
 
 # %%
-FOLDER = "files"  # on Colab: from google.colab import drive; drive.mount("/content/drive"); "/content/drive/MyDrive/wan"
+FOLDER = "files"  # on Colab, after drive.mount("/content/drive"): "/content/drive/MyDrive/wan"
 MODEL, PRESET, STEPS = "wan_mini", "auto", 10
 # MODEL, PRESET, STEPS = "Wan-AI/Wan2.1-VACE-1.3B-diffusers", "colab-v5e", 30
 CONVERTED = f"{FOLDER}/models"
@@ -78,13 +118,13 @@ given = {
     for name, canvas in canvases.items()
     for part, frames in (("F", canvas.frames), ("M", np.repeat(canvas.mask[..., None], 3, -1).astype(np.float32)))
 }
-save(rows(given, lines=1.0), "vcu_frames_and_masks", "Four tasks as frames (grey: unknown) and masks (white: to be made)")
+save(rows(given, lines=1.0), "vcu_tasks", "Four tasks as frames (grey: unknown) and masks (white: to be made)")
 
 # %% [markdown]
 # ## One condition of all of it
-# The Video Condition Unit. What stays and what changes go through the autoencoder, each with grey in place of the other;
-# the mask is folded, so that each latent position gets one channel for every pixel that it stands for. Together they are
-# the context, which has the layout of the latents and joins the denoiser in every other block.
+# The Video Condition Unit. What stays and what changes go through the autoencoder, each with grey in place of the
+# other; the mask is folded, so that each latent position gets one channel for every pixel that it stands for. Together
+# they are the context, which has the layout of the latents and joins the denoiser in every other block.
 
 # %%
 import jax
@@ -102,7 +142,9 @@ def encode(pieces, frames):
 
 units = {name: np.asarray(context_frames(encode, canvas, (), vae))[0] for name, canvas in canvases.items()}
 z, folded = vae.z_dim, vae.spatial_factor**2
-print(f"context [f h w c]: {units['box'].shape}; {z} channels of what stays + {z} of what changes + {folded} of the mask")
+print(
+    f"context [f h w c]: {units['box'].shape}; channels: {z} of what stays, {z} of what changes, {folded} of the mask"
+)
 for name, unit in units.items():
     parts = np.split(unit, (z, 2 * z), axis=-1)
     stays, changes, mask = (np.abs(part).mean() for part in parts)
@@ -110,7 +152,11 @@ for name, unit in units.items():
 
 # %%
 unit = units["box"][len(units["box"]) // 2]
-shown = {"stays, channels 0–2": (0, 1, 2), "changes, 0–2": (z, z + 1, z + 2), "mask, 0, 31, 63": (2 * z, 2 * z + 31, -1)}
+shown = {
+    "stays, channels 0–2": (0, 1, 2),
+    "changes, 0–2": (z, z + 1, z + 2),
+    "mask, 0, 31, 63": (2 * z, 2 * z + 31, -1),
+}
 figure, axes = plt.subplots(1, 9, figsize=(8, 1.4))
 for start, (name, channels) in zip((0, 3, 6), shown.items()):
     axes[start + 1].set_title(name)
@@ -128,8 +174,6 @@ save(figure, "vcu_channels", "Channels of the condition unit for a box, in the m
 # %%
 import time
 
-from wan_jax.metrics import psnr
-
 wishes = dict.fromkeys(canvases, prompt) | {"box": "a large blue cube bounces on green grass"}
 made, table = {}, []
 for name, canvas in canvases.items():
@@ -137,7 +181,8 @@ for name, canvas in canvases.items():
     out = pipe(wishes[name], video=canvas.frames, mask=canvas.mask, num_inference_steps=STEPS, seed=7)
     made[name] = np.asarray(out.frames[0])
     error = np.square(made[name] - canvas.frames)[~canvas.mask].mean()
-    print(f"{name:15} {time.monotonic() - started:5.1f} s; what was to stay came back at {-10 * np.log10(error):.1f} dB")
+    took = time.monotonic() - started
+    print(f"{name:15} {took:5.1f} s; what was to stay came back at {-10 * np.log10(error):.1f} dB")
 
 # %% [markdown]
 # Only the first call compiles: a task is no other program. What stays is not copied, it goes through the model and its
@@ -147,7 +192,7 @@ for name, canvas in canvases.items():
 save(
     rows({"clip": strip(clip)} | {name: strip(frames) for name, frames in made.items()}, lines=1.0),
     "vcu_results",
-    "A drawn clip, and what the small model makes of its first frame, its ends, a box to fill with a blue cube, and its first half",
+    "A drawn clip, and what the small model makes of its first frame, its ends, a box to fill, and its first half",
 )
 
 # %%
@@ -162,7 +207,7 @@ play(clip, made["first frame"], made["box"], made["go on"], fps=own.fps, quality
 # python -m wan_jax generate --prompt "a large red ball bounces on green grass" --video ball.mp4 --extend 16after
 # ```
 #
-# Image-to-video models without VACE (`wan22_i2v_a14b`, `wan22_ti2v_5b`) take `image=` in the same call; what they are given
-# is told in [`conditioning.py`](../wan_jax/conditioning.py), which is all that tells one task from another.
+# Image-to-video models without VACE (`wan22_i2v_a14b`, `wan22_ti2v_5b`) take `image=` in the same call; what they are
+# given is told in [`conditioning.py`](../wan_jax/conditioning.py), which is all that tells one task from another.
 #
 # **Next:** [inside_the_vae](inside_the_vae.ipynb), through which frames and masks have to go.

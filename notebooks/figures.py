@@ -15,7 +15,7 @@ from PIL import Image
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "figures"
 MOST_BYTES = 40_000  # of a picture
 _COLOURS = (256, 128, 64, 32)
-_TITLE = "# Figures\n\nMade and measured by the [notebooks](../../notebooks) (`figures.save`).\n\n"
+_TITLE = "# Figures\n\nMade and measured by the notebooks (`figures.save` in `notebooks/figures.py`).\n\n"
 _LINE = re.compile(r"^- \[([\w-]+)\]\(\1\.png\): (.+)$", re.MULTILINE)
 
 matplotlib.rcParams |= {

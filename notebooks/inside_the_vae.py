@@ -5,9 +5,9 @@
 #
 # # Inside the video autoencoder
 #
-# Wan does not denoise pixels but latents. A causal autoencoder makes 1 + 4n frames into 1 + n latent frames, an eighth as
-# high and wide, and back. Here you see what it keeps and what it loses, what a latent looks like, why "causal" matters,
-# and how a cache of a few frames for each layer lets it run over videos without end in the same memory.
+# Wan does not denoise pixels but latents. A causal autoencoder makes 1 + 4n frames into 1 + n latent frames, an eighth
+# as high and wide, and back. Here you see what it keeps and what it loses, what a latent looks like, why "causal"
+# matters, and how a cache of a few frames for each layer lets it run over videos without end in the same memory.
 
 # %% [markdown]
 # ## Install
@@ -15,6 +15,45 @@
 # run it again after that, and it finds everything in place.
 
 # %% tags=["install"]
+# Takes a checkout around this notebook, an uploaded wan_jax*.zip, or the repository; pip adds only what is missing.
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = "https://github.com/OWNER/wan_jax"
+
+
+def find_checkout():
+    here = Path.cwd()
+    folders = [here, *here.parents, *here.glob("wan_jax*")]
+    return next((f for f in folders if (f / "wan_jax" / "pipelines").is_dir()), None)
+
+
+def installed():
+    return {(package.name, package.version) for package in importlib.metadata.distributions()}
+
+
+for file in [] if find_checkout() else Path.cwd().glob("wan_jax*.zip"):
+    shutil.unpack_archive(file, ".")
+if not find_checkout():
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "wan_jax_checkout"], check=True)
+root, before, on_colab = find_checkout(), installed(), "COLAB_RELEASE_TAG" in os.environ
+wanted = ["-r", str(root / "requirements.txt"), "matplotlib", "ipywidgets"]
+if any(Path("/dev").glob("accel*")) or Path("/dev/vfio/0").exists():
+    wanted.append("jax[tpu]")  # libtpu has to go with JAX
+elif on_colab and shutil.which("nvidia-smi"):
+    wanted.append("jax[cuda13]")
+subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+if installed() != before:
+    if on_colab:
+        get_ipython().kernel.do_shutdown(restart=True)  # noqa: F821
+    raise SystemExit("Installed. The session has to restart once (Colab does by itself): then run all cells.")
+sys.path[:0] = [str(root), str(root / "notebooks")]
+os.environ["PYTHONPATH"] = str(root)  # for commands in other processes
+print("nothing had to be installed")
 
 # %% [markdown]
 # ## What to run, and where
@@ -22,7 +61,7 @@
 # gigabyte, and nothing else of that model; **it was never run here**.
 
 # %%
-FOLDER = "files"  # on Colab: from google.colab import drive; drive.mount("/content/drive"); "/content/drive/MyDrive/wan"
+FOLDER = "files"  # on Colab, after drive.mount("/content/drive"): "/content/drive/MyDrive/wan"
 MODEL = "wan_mini"
 # MODEL = "wan22_t2v_a14b"
 
@@ -84,8 +123,8 @@ save(
 # Edges and stripes are what it loses: flat colour is cheap, and detail has 16 numbers for every 8×8×4 pixels.
 #
 # ## What a latent looks like
-# The channels of the middle latent frame. Each is normalised by its own mean and deviation over many clips, so that noise
-# of variance 1, where denoising begins, is as large as a video.
+# The channels of the middle latent frame. Each is normalised by its own mean and deviation over many clips, so that
+# noise of variance 1, where denoising begins, is as large as a video.
 
 # %%
 middle = latents[len(latents) // 2]
@@ -100,8 +139,8 @@ print(f"deviation of this clip's latents: {latents.std():.2f}")
 save(figure, "vae_channels", "A frame and the first 16 channels of its latent, from -3 (red) to 3 (blue)")
 
 # %% [markdown]
-# Some channels carry brightness, others edges; none is a colour. That a linear map finds colours in them nevertheless is
-# what previews are made of ([text_to_video](text_to_video.ipynb)).
+# Some channels carry brightness, others edges; none is a colour. That a linear map finds colours in them nevertheless
+# is what previews are made of ([text_to_video](text_to_video.ipynb)).
 #
 # ## Causal
 # All convolutions in time look back and never ahead: latent frame *i* stands for pixel frames 4i − 3 to 4i and depends
@@ -127,7 +166,11 @@ axes[0].bar(range(len(of_latents)), of_latents, color="tab:blue")
 axes[0].set(title=f"frames from {late} on were changed", xlabel="latent frame", ylabel="largest difference")
 axes[1].bar(range(len(of_frames)), of_frames, color="tab:orange")
 axes[1].set(title=f"latent frame {first} was changed", xlabel="pixel frame")
-save(figure, "vae_causality", "No change reaches back in time: which latents a late frame changes, and which frames a latent")
+save(
+    figure,
+    "vae_causality",
+    "Which latents a change of late frames reaches, and which frames one of a latent: none before",
+)
 
 # %% [markdown]
 # Before the change the difference is exactly 0. After it, a latent is felt for many frames.
@@ -189,7 +232,9 @@ axis.plot(lengths, [cached] * len(lengths), "s-", label="through the cache")
 axis.set(xlabel="frames of 128×128", ylabel="MiB", ylim=0)
 axis.legend(frameon=False)
 print("MiB:", {n: round(x) for n, x in zip(lengths, uncached)}, "and through the cache", round(cached))
-save(figure, "vae_memory", "Memory that the compiler reserves to encode a clip, in one piece and through the feature cache")
+save(
+    figure, "vae_memory", "Memory reserved by the compiler to encode a clip, in one piece and through the feature cache"
+)
 
 # %% [markdown]
 # ## Video without end

@@ -15,15 +15,54 @@
 # run it again after that, and it finds everything in place.
 
 # %% tags=["install"]
+# Takes a checkout around this notebook, an uploaded wan_jax*.zip, or the repository; pip adds only what is missing.
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = "https://github.com/OWNER/wan_jax"
+
+
+def find_checkout():
+    here = Path.cwd()
+    folders = [here, *here.parents, *here.glob("wan_jax*")]
+    return next((f for f in folders if (f / "wan_jax" / "pipelines").is_dir()), None)
+
+
+def installed():
+    return {(package.name, package.version) for package in importlib.metadata.distributions()}
+
+
+for file in [] if find_checkout() else Path.cwd().glob("wan_jax*.zip"):
+    shutil.unpack_archive(file, ".")
+if not find_checkout():
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "wan_jax_checkout"], check=True)
+root, before, on_colab = find_checkout(), installed(), "COLAB_RELEASE_TAG" in os.environ
+wanted = ["-r", str(root / "requirements.txt"), "matplotlib", "ipywidgets"]
+if any(Path("/dev").glob("accel*")) or Path("/dev/vfio/0").exists():
+    wanted.append("jax[tpu]")  # libtpu has to go with JAX
+elif on_colab and shutil.which("nvidia-smi"):
+    wanted.append("jax[cuda13]")
+subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+if installed() != before:
+    if on_colab:
+        get_ipython().kernel.do_shutdown(restart=True)  # noqa: F821
+    raise SystemExit("Installed. The session has to restart once (Colab does by itself): then run all cells.")
+sys.path[:0] = [str(root), str(root / "notebooks")]
+os.environ["PYTHONPATH"] = str(root)  # for commands in other processes
+print("nothing had to be installed")
 
 # %% [markdown]
 # ## What to run, and where
 # Dataset, checkpoints and updates go to `FOLDER`, and so do converted weights and compiled programs. A second session
-# that names the same folder goes on from the last checkpoint, or finds that all is done. The second set of values is for
-# the large model, which needs a slice to train on; **it was never run here**.
+# that names the same folder goes on from the last checkpoint, or finds that all is done. The second set of values is
+# for the large model, which needs a slice to train on; **it was never run here**.
 
 # %%
-FOLDER = "files"  # on Colab: from google.colab import drive; drive.mount("/content/drive"); "/content/drive/MyDrive/wan"
+FOLDER = "files"  # on Colab, after drive.mount("/content/drive"): "/content/drive/MyDrive/wan"
 MODEL, RECIPE, SIZE, FRAMES, UNITS = "wan_mini", "train_wan_mini_lora", "128x128", "9", ["--units", "text"]
 # MODEL, RECIPE, SIZE, FRAMES, UNITS = "wan22_t2v_a14b", "train_wan22_t2v_lora", "832x480", "49", []
 RUN = Path(FOLDER, "lora")
@@ -102,8 +141,8 @@ before = np.asarray(pipe(PROMPT, num_inference_steps=STEPS, seed=0).frames[0])
 
 # %% [markdown]
 # ## Training
-# Both experts, one after the other: each learns at the noise levels that it is responsible for. The weights stay as they
-# are; beside each matrix W of the blocks two thin ones are trained, W + a·b, of rank 8, and b begins as zero.
+# Both experts, one after the other: each learns at the noise levels that it is responsible for. The weights stay as
+# they are; beside each matrix W of the blocks two thin ones are trained, W + a·b, of rank 8, and b begins as zero.
 
 # %%
 import time
@@ -145,16 +184,16 @@ save(
 play(before, after, fps=pipe.config.sampling.fps, quality=30)
 
 # %% [markdown]
-# `pipe.unload_lora_weights()` takes the updates away again, to the bit; `strength=0.5` loads half of one. From the command
-# line, and in ComfyUI or Diffusers, they are files like any others:
+# `pipe.unload_lora_weights()` takes the updates away again, to the bit; `strength=0.5` loads half of one. From the
+# command line, and in ComfyUI or Diffusers, they are files like any others:
 #
 # ```bash
 # python -m wan_jax generate --prompt "…" --lora lora_high/lora.safetensors --lora-2 lora_low/lora.safetensors
 # ```
 #
 # ## Another session, the same folder
-# The same command in a new process: it finds the finished runs and trains nothing. A run that was cut off would go on from
-# its last checkpoint.
+# The same command in a new process: it finds the finished runs and trains nothing. A run that was cut off would go on
+# from its last checkpoint.
 
 # %%
 started = time.monotonic()
@@ -162,5 +201,5 @@ wan("train", "--config", RECIPE, f"data={DATA}", f"out={RUN / 'runs'}")
 print(f"{time.monotonic() - started:.0f} s")
 
 # %% [markdown]
-# **Next:** [pod_slice](pod_slice.ipynb) trains on many hosts. In the code, [`lora.py`](../wan_jax/lora.py) is the update and
-# [`train/step.py`](../wan_jax/train/step.py) the step.
+# **Next:** [pod_slice](pod_slice.ipynb) trains on many hosts. In the code, [`lora.py`](../wan_jax/lora.py) is the
+# update and [`train/step.py`](../wan_jax/train/step.py) the step.

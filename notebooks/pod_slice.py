@@ -5,10 +5,10 @@
 #
 # # Training on a pod slice
 #
-# A slice is many hosts, each with a few chips, and every host runs the same command. Here you see what has to be decided
-# before, a script that launches it, and, with two processes on this machine in place of hosts, what happens when a
-# machine is taken away: all stop at the same step, and the same command goes on, on fewer devices, with the very next
-# clip. **Neither the script nor a TPU nor a bucket was run here; the two processes are real.**
+# A slice is many hosts, each with a few chips, and every host runs the same command. Here you see what has to be
+# decided before, a script that launches it, and, with two processes on this machine in place of hosts, what happens
+# when a machine is taken away: all stop at the same step, and the same command goes on, on fewer devices, with the very
+# next clip. **Neither the script nor a TPU nor a bucket was run here; the two processes are real.**
 
 # %% [markdown]
 # ## Install
@@ -16,6 +16,45 @@
 # run it again after that, and it finds everything in place.
 
 # %% tags=["install"]
+# Takes a checkout around this notebook, an uploaded wan_jax*.zip, or the repository; pip adds only what is missing.
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = "https://github.com/OWNER/wan_jax"
+
+
+def find_checkout():
+    here = Path.cwd()
+    folders = [here, *here.parents, *here.glob("wan_jax*")]
+    return next((f for f in folders if (f / "wan_jax" / "pipelines").is_dir()), None)
+
+
+def installed():
+    return {(package.name, package.version) for package in importlib.metadata.distributions()}
+
+
+for file in [] if find_checkout() else Path.cwd().glob("wan_jax*.zip"):
+    shutil.unpack_archive(file, ".")
+if not find_checkout():
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "wan_jax_checkout"], check=True)
+root, before, on_colab = find_checkout(), installed(), "COLAB_RELEASE_TAG" in os.environ
+wanted = ["-r", str(root / "requirements.txt"), "matplotlib", "ipywidgets"]
+if any(Path("/dev").glob("accel*")) or Path("/dev/vfio/0").exists():
+    wanted.append("jax[tpu]")  # libtpu has to go with JAX
+elif on_colab and shutil.which("nvidia-smi"):
+    wanted.append("jax[cuda13]")
+subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+if installed() != before:
+    if on_colab:
+        get_ipython().kernel.do_shutdown(restart=True)  # noqa: F821
+    raise SystemExit("Installed. The session has to restart once (Colab does by itself): then run all cells.")
+sys.path[:0] = [str(root), str(root / "notebooks")]
+os.environ["PYTHONPATH"] = str(root)  # for commands in other processes
+print("nothing had to be installed")
 
 # %% [markdown]
 # ## What to run, and where
@@ -35,19 +74,21 @@ prepare(FOLDER)
 # %% [markdown]
 # ## Before
 # 1. **Does it fit, and on which mesh?** The planner compiles the training step for a slice that need not be there:
-#    `python -m wan_jax plan --topology v5p:4x4x4 --train`. It modelled, for a 14B expert at 1280×720, 81 frames, 32 clips a
-#    step, all weights and their average trained (README):
+#    `python -m wan_jax plan --topology v5p:4x4x4 --train`. It modelled, for a 14B expert at 1280×720, 81 frames, 32
+#    clips a step, all weights and their average trained:
 #
 #    | slice | mesh | a step | GiB of a chip |
 #    |---|---|---|---|
 #    | v5p:4x4x4, 64 chips | data=4,fsdp=8,context=2 | 35.8 s | 90.7 of 95.7 |
 #    | v6e:16x16, 256 chips | data=8,fsdp=4,context=8 | 8.8 s | 27.9 of 31.2 |
-# 2. **Weights in the bucket**, converted once: `python -m convert --src Wan-AI/Wan2.1-T2V-14B-Diffusers --dst gs://B/models/wan21`.
-# 3. **The dataset in the bucket**, made by any number of hosts, each its share: `python -m wan_jax data build … --out gs://B/data`.
+# 2. **Weights in the bucket**, converted once: `python -m convert --src Wan-AI/Wan2.1-T2V-14B-Diffusers --dst
+#    gs://B/models/wan21`.
+# 3. **The dataset in the bucket**, made by any number of hosts, each its share: `python -m wan_jax data build … --out
+#    gs://B/data`.
 #
 # ## The script
-# [`launch_slice.sh`](launch_slice.sh) asks for a spot slice, runs one command on all of its hosts, and asks again when the
-# slice is taken away. What it would do:
+# [`launch_slice.sh`](launch_slice.sh) asks for a spot slice, runs one command on all of its hosts, and asks again when
+# the slice is taken away. What it would do:
 
 # %%
 told = {"BUCKET": "gs://B", "CODE": REPOSITORY, "ZONE": "us-east5-b", "DRY_RUN": "1"}
@@ -56,12 +97,12 @@ dry = subprocess.run(["bash", script], env=os.environ | told, capture_output=Tru
 print(dry.stderr)
 
 # %% [markdown]
-# On GKE, JobSet starts a job again that ended with another status than 0, which is what `--stopped-status 75` is for; the
-# [README](../README.md#on-a-pod-slice) has the file.
+# On GKE, JobSet starts a job again that ended with another status than 0, which is what `--stopped-status 75` is for;
+# the [training guide](../docs/training.md#on-a-pod-slice) has the file.
 #
 # ## Two hosts on this machine
-# A dataset of the little world, and then the same command in two processes. On TPU hosts, under Slurm and under Open MPI
-# processes find each other; here we pretend to be Slurm.
+# A dataset of the little world, and then the same command in two processes. On TPU hosts, under Slurm and under Open
+# MPI processes find each other; here we pretend to be Slurm.
 
 
 # %%
@@ -84,7 +125,7 @@ def last_line(process):
 shutil.rmtree(SLICE, ignore_errors=True)
 DATA, RUNS = SLICE / "data", SLICE / "runs"
 size = ("--size", "64x64", "--frames", 5)
-build = ("data", "build", "--src", "world:32", "--out", DATA, "--model", MODEL, *size, "--units", "text", "--validation", 0)
+build = ("data", "build", "--src", "world:32", "--out", DATA, "--model", MODEL, *size, "--units", "text")
 print("python -m wan_jax", *build)
 print(last_line(wan(*build)))
 
@@ -136,12 +177,10 @@ print(f"{last_line(again)!r}, status {again.returncode}")
 
 # %% [markdown]
 # ## Nothing was lost
-# The journal names the clips of every step, of each process. Together they are those of a run that nobody stopped: every
-# step once, four clips in each, and each clip once in every pass over the dataset.
+# The journal names the clips of every step, of each process. Together they are those of a run that nobody stopped:
+# every step once, four clips in each, and each clip once in every pass over the dataset.
 
 # %%
-from collections import Counter
-
 import numpy as np
 from figures import plt, save
 
@@ -167,10 +206,10 @@ axis.plot(range(20, 20 + len(smooth)), smooth)
 axis.axvline(stopped_at, color="tab:red", lw=1)
 axis.text(stopped_at + 3, smooth.max(), "two processes, then one", va="top")
 axis.set(xlabel="step", ylabel="loss, mean of 20")
-save(figure, "preemption", "Loss of a run that two processes began and one went on with after one of them was told to stop")
+save(figure, "preemption", "Loss of a run that two processes began; one was told to stop, and a single one went on")
 
 # %% [markdown]
-# The tests go further: killed with `kill -9` at any point a run ends bit for bit as one that was not, and one of a process
-# with eight devices goes on in two with four (`tests/train/test_resume.py`).
+# The tests go further: killed with `kill -9` at any point a run ends bit for bit as one that was not, and one of a
+# process with eight devices goes on in two with four (`tests/train/test_resume.py`).
 #
 # **What was never run:** TPU slices, more than one machine, buckets of Google, the script and the JobSet file.

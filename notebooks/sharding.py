@@ -5,9 +5,10 @@
 #
 # # Meshes, sharding and the planner
 #
-# A 14B expert at 1280×720 wants many chips. Here you see how eight devices share one video: the mesh, the table that says
-# where each weight lives, how activations are cut, what a step has to send, and what the planner, which asks the real
-# TPU compiler, says about slices that nobody has to own. It all runs on virtual CPU devices; **none was run on TPUs**.
+# A 14B expert at 1280×720 wants many chips. Here you see how eight devices share one video: the mesh, the table that
+# says where each weight lives, how activations are cut, what a step has to send, and what the planner, which asks the
+# real TPU compiler, says about slices that nobody has to own. It all runs on virtual CPU devices; **none was run on
+# TPUs**.
 
 # %% [markdown]
 # ## Install
@@ -15,14 +16,53 @@
 # run it again after that, and it finds everything in place.
 
 # %% tags=["install"]
+# Takes a checkout around this notebook, an uploaded wan_jax*.zip, or the repository; pip adds only what is missing.
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = "https://github.com/OWNER/wan_jax"
+
+
+def find_checkout():
+    here = Path.cwd()
+    folders = [here, *here.parents, *here.glob("wan_jax*")]
+    return next((f for f in folders if (f / "wan_jax" / "pipelines").is_dir()), None)
+
+
+def installed():
+    return {(package.name, package.version) for package in importlib.metadata.distributions()}
+
+
+for file in [] if find_checkout() else Path.cwd().glob("wan_jax*.zip"):
+    shutil.unpack_archive(file, ".")
+if not find_checkout():
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "wan_jax_checkout"], check=True)
+root, before, on_colab = find_checkout(), installed(), "COLAB_RELEASE_TAG" in os.environ
+wanted = ["-r", str(root / "requirements.txt"), "matplotlib", "ipywidgets"]
+if any(Path("/dev").glob("accel*")) or Path("/dev/vfio/0").exists():
+    wanted.append("jax[tpu]")  # libtpu has to go with JAX
+elif on_colab and shutil.which("nvidia-smi"):
+    wanted.append("jax[cuda13]")
+subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+if installed() != before:
+    if on_colab:
+        get_ipython().kernel.do_shutdown(restart=True)  # noqa: F821
+    raise SystemExit("Installed. The session has to restart once (Colab does by itself): then run all cells.")
+sys.path[:0] = [str(root), str(root / "notebooks")]
+os.environ["PYTHONPATH"] = str(root)  # for commands in other processes
+print("nothing had to be installed")
 
 # %% [markdown]
 # ## Eight devices on any machine
-# JAX makes as many CPU devices as it is told to. `MODEL` is what is really run; of the large model `PLANNED` only shapes
-# are used. With eight real chips, leave the two lines about the environment out.
+# JAX makes as many CPU devices as it is told to. `MODEL` is what is really run; of the large model `PLANNED` only
+# shapes are used. With eight real chips, leave the two lines about the environment out.
 
 # %%
-FOLDER = "files"  # on Colab: from google.colab import drive; drive.mount("/content/drive"); "/content/drive/MyDrive/wan"
+FOLDER = "files"  # on Colab, after drive.mount("/content/drive"): "/content/drive/MyDrive/wan"
 MODEL, PLANNED = "wan_mini", "wan22_t2v_a14b"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -49,8 +89,8 @@ print(mesh.device_ids.squeeze())
 
 # %% [markdown]
 # ## One table for all weights
-# `sharding.RULES` is a list of patterns and PartitionSpecs, the first match counts. Applied to the shapes of a 14B expert
-# (no weight is read), a few of its rows, and the piece that each of our eight devices would hold:
+# `sharding.RULES` is a list of patterns and PartitionSpecs, the first match counts. Applied to the shapes of a 14B
+# expert (no weight is read), a few of its rows, and the piece that each of our eight devices would hold:
 
 # %%
 import jax.numpy as jnp
@@ -91,8 +131,8 @@ save(figure, "weights_by_mesh", "What a 14B expert takes of each of eight chips 
 
 # %% [markdown]
 # ## Activations follow
-# No table for these: an axis that the batch cannot use works on the sequence. A guided step is a batch of two, so `data`
-# takes one prediction each; for a single prediction it cuts tokens as well. Sizes need not divide.
+# No table for these: an axis that the batch cannot use works on the sequence. A guided step is a batch of two, so
+# `data` takes one prediction each; for a single prediction it cuts tokens as well. Sizes need not divide.
 
 # %%
 for axes in ({"data": 2, "context": 4}, {"data": 2, "fsdp": 4}):
@@ -102,24 +142,24 @@ for axes in ({"data": 2, "context": 4}, {"data": 2, "fsdp": 4}):
             print(f"{axes}, batch {batch}: batch over {cut.batch or '-'}, tokens over {cut.sequence or '-'}")
 
 # %% [markdown]
-# Between steps latents lie in tiles of rows and columns, so that the autoencoder need not move them. One latent frame of
-# 832×480, on eight devices:
+# Between steps latents lie in tiles of rows and columns, so that the autoencoder need not move them. One latent frame
+# of 832×480, on eight devices:
 
 # %%
 import numpy as np
 from jax.sharding import NamedSharding
 
 figure, axes = plt.subplots(1, 3, figsize=(8, 1.7))
-for axis, (name, sizes) in zip(axes, {**meshes, "context=8": dict(context=8)}.items()):
+for axis, (name, sizes) in zip(axes, meshes.items()):
     shape, place = (1, 21, 60, 104, 16), make_mesh(**sizes)
     with jax.set_mesh(place):
         where = NamedSharding(place, sharding.latent_spec(shape))
     owner = np.zeros(shape[2:4])
     for device, index in where.devices_indices_map(shape).items():
         owner[index[2:4]] = device.id
-    axis.imshow(owner, cmap="tab10", vmin=0, vmax=9)
+    axis.imshow(owner, cmap="tab10", vmin=0, vmax=9, interpolation="nearest")
     axis.set(title=name, xticks=[], yticks=[])
-save(figure, "latents_on_meshes", "Which of eight devices holds which part of a latent frame of 832×480, on three meshes")
+save(figure, "latents_on_meshes", "Which of eight devices holds which part of a latent frame of 832×480")
 
 # %% [markdown]
 # ## Eight devices make the same video as one
@@ -196,7 +236,7 @@ asked = ["plan", "--topology", TOPOLOGY, "--model", PLANNED, "--size", SIZE, "--
 print("python -m wan_jax", *asked)
 if importlib.util.find_spec("libtpu") is None:
     report = None
-    print("libtpu is not installed: `pip install libtpu`, where there is no TPU. The README keeps answers of the planner.")
+    print("libtpu is not installed: `pip install libtpu`, where there is no TPU. Answers of the planner are below.")
 else:
     answer = subprocess.run([sys.executable, "-m", "wan_jax", *asked], capture_output=True, text=True)
     report = json.loads(answer.stdout) if answer.returncode == 0 else print(answer.stderr[-500:])
@@ -208,7 +248,8 @@ if report:
     print(format_report(report))
 
 # %% [markdown]
-# Other answers that the README keeps (Wan2.2-T2V-A14B, 81 frames with guidance, JAX 0.12.0.1, libtpu 0.0.52, modelled):
+# Stored answers (Wan2.2-T2V-A14B, 81 frames with guidance, JAX 0.12.0.1, libtpu 0.0.52, modelled), from the
+# [TPU guide](../docs/tpu.md):
 #
 # | slice, mesh | size | GiB of a chip | a step | a video of 40 steps |
 # |---|---|---|---|---|

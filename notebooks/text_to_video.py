@@ -67,13 +67,13 @@ print("nothing had to be installed")
 # by the TPU's compiler, or computed from shapes.
 #
 # - Of the 15.75 GiB of a v5e chip, umT5 takes 10.6, the transformer 9.4 and the autoencoder 1.3 GiB in bfloat16.
-#   Together they do not fit, one after the other they do: so `colab-v5e` arranges it, and the weights wait in host memory,
-#   21 GiB of the 48 that a machine with one v5e has.
-# - Files are fetched one at a time, converted and deleted; 21 GiB stay, more than the 15 GB of a free Drive. `CONVERTED`
-#   may also be a bucket, `gs://…`. Whether disk and memory suffice is checked before anything is fetched.
+#   Together they do not fit, one after the other they do: so `colab-v5e` arranges it, and the weights wait in host
+#   memory, 21 GiB of the 48 that a machine with one v5e has.
+# - Files are fetched one at a time, converted and deleted; 21 GiB stay, more than the 15 GB of a free Drive.
+#   `CONVERTED` may also be a bucket, `gs://…`. Whether disk and memory suffice is checked before anything is fetched.
 
 # %%
-FOLDER = "files"  # on Colab: from google.colab import drive; drive.mount("/content/drive"); "/content/drive/MyDrive/wan"
+FOLDER = "files"  # on Colab, after drive.mount("/content/drive"): "/content/drive/MyDrive/wan"
 MODEL, PRESET, SETTINGS = "wan_mini", "auto", {}
 # MODEL, PRESET, SETTINGS = "wan22_ti2v_5b", "colab-v5e", {"num_frames": 49}
 CONVERTED = f"{FOLDER}/models"
@@ -104,8 +104,8 @@ for name in ("wan_mini", "wan22_ti2v_5b", "wan22_t2v_a14b"):
 # %% [markdown]
 # ## A first video, and what is seen of it while it is made
 # After every step a callback sees the latents, and what the model then takes the clean latents to be (`denoised`).
-# `fit_colours` finds the linear map from a latent to the mean colour of the pixels that it stands for, so a preview costs
-# no run of the autoencoder.
+# `fit_colours` finds the linear map from a latent to the mean colour of the pixels that it stands for, so a preview
+# costs no run of the autoencoder.
 
 # %%
 import time
@@ -136,7 +136,7 @@ play(first, fps=pipe.config.sampling.fps)
 at = [0, 1, 3, 7, len(seen) - 1]
 previews = {f"after step {i + 1}": strip(seen[i], 9).repeat(4, 0).repeat(4, 1) for i in at}
 save(
-    rows({**previews, "decoded": strip(first, 9)}, lines=0.9),
+    rows({**previews, "decoded": strip(first, 9)}, lines=1.0),
     "preview_steps",
     "What the small model takes the clean video to be after some of its 20 steps, without the autoencoder",
 )
@@ -154,8 +154,8 @@ print(f"{warm:.1f} s from the prompt to {len(chinese)} frames; a large blue cube
 play(first, chinese, fps=pipe.config.sampling.fps)
 
 # %% [markdown]
-# What you did not say is the model's own: its steps, guidance, size and length. `out.settings` says all of it; stored in
-# the file, `python -m wan_jax generate --from ball.mp4` repeats the video.
+# What you did not say is the model's own: its steps, guidance, size and length. `out.settings` says all of it; stored
+# in the file, `python -m wan_jax generate --from ball.mp4` repeats the video.
 
 # %%
 export_to_video(first, f"{FOLDER}/ball.mp4", metadata=out.settings[0])
@@ -200,21 +200,21 @@ for name, (frames, seconds) in runs.items():
     close = "" if frames is first else f"{float(psnr(frames, first)):5.1f} dB"
     print(f"{name:14}{seconds:5.1f} s  {close}")
 save(
-    rows({name: strip(frames, 9) for name, (frames, _) in runs.items()}, lines=0.9),
+    rows({name: strip(frames, 9) for name, (frames, _) in runs.items()}, lines=1.0),
     "steps",
     "The same noise and prompt in 4 and 8 guided steps, in 4 distilled ones without guidance, and in all 20",
 )
 
 # %% [markdown]
-# Lightning's video is another one, and not a worse one: it was not trained to end where the twenty steps end, but to show
-# what the prompt says. Measured over 400 prompts that were kept out of training, `wan_mini` shows this much of what it
-# is told ([card](../wan_jax/weights/wan_mini/README.md)):
+# Lightning's video is another one, and not a worse one: it was not trained to end where the twenty steps end, but to
+# show what the prompt says. Measured over 400 prompts that were kept out of training, `wan_mini` shows this much of
+# what it is told ([card](../wan_jax/weights/wan_mini/README.md)):
 #
 # | | 4 steps | 10 | 20 | 50 | 4, lightning |
 # |---|---|---|---|---|---|
 # | English | 83.0 % | 92.2 | 93.1 | 93.0 | 91.1 |
 # | Chinese | 82.2 % | 92.5 | 92.4 | 92.6 | 92.1 |
 #
-# **Next:** [flow_matching](flow_matching.ipynb) shows what a step is, [two_experts](two_experts.ipynb) who takes it, and
-# [conditioned](conditioned.ipynb) what else can be given than words. In the code,
+# **Next:** [flow_matching](flow_matching.ipynb) shows what a step is, [two_experts](two_experts.ipynb) who takes it,
+# and [conditioned](conditioned.ipynb) what else can be given than words. In the code,
 # [`WanPipeline._denoise`](../wan_jax/pipelines/wan.py) is the loop.

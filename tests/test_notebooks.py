@@ -53,7 +53,8 @@ def test_every_figure_has_a_caption_and_a_notebook():
 
 
 def test_every_notebook_is_listed_with_its_time():
-    listed = re.findall(r"^\| \[(\w+)\]\(\1\.ipynb\) \|.*\| \d+ \|$", (NOTEBOOKS / "README.md").read_text(), re.MULTILINE)
+    text = (NOTEBOOKS / "README.md").read_text()
+    listed = re.findall(r"^\| \[(\w+)\]\(\1\.ipynb\) \|.*\| [1-9]\d* \|$", text, re.MULTILINE)
     assert listed == list(build.NAMES)
 
 
