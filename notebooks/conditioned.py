@@ -58,8 +58,7 @@ print("nothing had to be installed")
 # %% [markdown]
 # ## What to run, and where
 # `wan_mini` knows these tasks in its own little world. The second set of values fetches the smallest released VACE
-# model, about 16 GiB with its text encoder; **it was never run here**. Whether disk and memory suffice is checked
-# before.
+# model, if disk and memory suffice for it; **it was never run here**.
 
 # %%
 FOLDER = "files"  # on Colab, after drive.mount("/content/drive"): "/content/drive/MyDrive/wan"
@@ -118,7 +117,7 @@ given = {
     for name, canvas in canvases.items()
     for part, frames in (("F", canvas.frames), ("M", np.repeat(canvas.mask[..., None], 3, -1).astype(np.float32)))
 }
-save(rows(given, lines=1.0), "vcu_tasks", "Four tasks as frames (grey: unknown) and masks (white: to be made)")
+save(rows(given), "vcu_tasks", "Four tasks as frames (grey: unknown) and masks (white: to be made)")
 
 # %% [markdown]
 # ## One condition of all of it
@@ -190,7 +189,7 @@ for name, canvas in canvases.items():
 
 # %%
 save(
-    rows({"clip": strip(clip)} | {name: strip(frames) for name, frames in made.items()}, lines=1.0),
+    rows({"clip": strip(clip)} | {name: strip(frames) for name, frames in made.items()}),
     "vcu_results",
     "A drawn clip, and what the small model makes of its first frame, its ends, a box to fill, and its first half",
 )

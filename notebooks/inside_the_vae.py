@@ -57,7 +57,7 @@ print("nothing had to be installed")
 
 # %% [markdown]
 # ## What to run, and where
-# The autoencoder of `wan_mini` has 2.2 million parameters. The other name fetches that of Wan2.2-T2V-A14B, half a
+# The autoencoder of `wan_mini` is a small one of the same make. The other name fetches that of Wan2.2-T2V-A14B, half a
 # gigabyte, and nothing else of that model; **it was never run here**.
 
 # %%
@@ -114,7 +114,7 @@ play(pixels, again)
 # %%
 difference = np.abs(again - pixels) * 4
 save(
-    rows({"clip": strip(pixels), "again": strip(again), "difference × 4": strip(difference)}, lines=1.1),
+    rows({"clip": strip(pixels), "again": strip(again), "difference × 4": strip(difference)}),
     "vae_reconstruction",
     "A drawn clip, what the small autoencoder makes of it, and four times the difference",
 )

@@ -129,7 +129,7 @@ wan(
 
 # %% [markdown]
 # ## Before
-# Words that are in none of the captions together, and nothing about brown.
+# The prompt says nothing about brown.
 
 # %%
 from wan_jax import WanPipeline
@@ -175,7 +175,7 @@ after = np.asarray(pipe(PROMPT, num_inference_steps=STEPS, seed=0).frames[0])
 for name, video in (("before", before), ("after", after)):
     print(f"{name}: {np.sqrt(np.mean((video - brown(video)) ** 2)):.3f} away from its own brown version")
 save(
-    rows({"before": strip(before), "after": strip(after)}, lines=0.7),
+    rows({"before": strip(before), "after": strip(after)}),
     "lora_before_after",
     "The same prompt and noise before and after low-rank updates learned from twelve brown clips of nine frames",
 )

@@ -124,16 +124,16 @@ def last_line(process):
 
 shutil.rmtree(SLICE, ignore_errors=True)
 DATA, RUNS = SLICE / "data", SLICE / "runs"
-size = ("--size", "64x64", "--frames", 5)
-build = ("data", "build", "--src", "world:32", "--out", DATA, "--model", MODEL, *size, "--units", "text")
+size, units = ("--size", "64x64", "--frames", 5), ("--units", "text", "--validation", 0)
+build = ("data", "build", "--src", "world:32", "--out", DATA, "--model", MODEL, *size, *units)
 print("python -m wan_jax", *build)
 print(last_line(wan(*build)))
 
 # %%
-STEPS = 300
+STEPS = 200
 TRAIN = (
     *("train", "--config", RECIPE, "--run", RUN, f"base={MODEL}", f"init={MODEL}", f"data={DATA}", f"out={RUNS}"),
-    *(f"steps={STEPS}", "batch=4", "log_every=1", "save_every=100", "validate_every=0", "--stopped-status", 75),
+    *(f"steps={STEPS}", "batch=4", "log_every=1", "save_every=50", "validate_every=0", "--stopped-status", 75),
 )
 
 
@@ -160,7 +160,7 @@ import signal
 import time
 
 started = time.monotonic()
-while not list((RUNS / RUN / "checkpoints").glob("100")) and all(host.poll() is None for host in hosts):
+while not list((RUNS / RUN / "checkpoints").glob("50")) and all(host.poll() is None for host in hosts):
     time.sleep(0.2)
 print(f"a checkpoint after {time.monotonic() - started:.0f} s")
 hosts[1].send_signal(signal.SIGTERM)

@@ -134,9 +134,9 @@ play(first, fps=pipe.config.sampling.fps)
 
 # %%
 at = [0, 1, 3, 7, len(seen) - 1]
-previews = {f"after step {i + 1}": strip(seen[i], 9).repeat(4, 0).repeat(4, 1) for i in at}
+previews = {f"after step {i + 1}": strip(seen[i]).repeat(4, 0).repeat(4, 1) for i in at}
 save(
-    rows({**previews, "decoded": strip(first, 9)}, lines=1.0),
+    rows({**previews, "decoded": strip(first)}),
     "preview_steps",
     "What the small model takes the clean video to be after some of its 20 steps, without the autoencoder",
 )
@@ -200,7 +200,7 @@ for name, (frames, seconds) in runs.items():
     close = "" if frames is first else f"{float(psnr(frames, first)):5.1f} dB"
     print(f"{name:14}{seconds:5.1f} s  {close}")
 save(
-    rows({name: strip(frames, 9) for name, (frames, _) in runs.items()}, lines=1.0),
+    rows({name: strip(frames) for name, (frames, _) in runs.items()}),
     "steps",
     "The same noise and prompt in 4 and 8 guided steps, in 4 distilled ones without guidance, and in all 20",
 )
