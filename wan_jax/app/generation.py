@@ -174,7 +174,7 @@ def _editing(wish: Wish) -> Editing:
     if wish.task == EXTEND:
         return Editing(video=wish.source, extend=f"{wish.added or 0}{'before' if wish.before else 'after'}")
     if wish.mask is None and not wish.box.strip():
-        raise WanError("Nothing says what to paint anew: draw on the frame, add a mask, or give a box")
+        raise WanError("Nothing says what to paint anew: give a box, or add a mask")
     return Editing(video=wish.source, mask=wish.mask, box=None if wish.mask else wish.box)
 
 

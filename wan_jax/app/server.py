@@ -21,6 +21,7 @@ TABS = (
     ("Plan", plan_tab.build),
 )
 LARGEST_UPLOAD = "200mb"
+_FRAME = 900  # pixels, in a notebook
 _LOOK_S, _KEEP_S = 600, 3600  # how often files of visitors are looked through, and how old they become
 # The browser itself sees to it that nothing is fetched from elsewhere, whatever a widget asks for.
 _POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
@@ -28,7 +29,8 @@ _POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 
 def build(explorer: Explorer) -> gr.Blocks:
     """All tabs."""
-    with gr.Blocks(title="Wan Explorer", analytics_enabled=False, delete_cache=(_LOOK_S, _KEEP_S)) as page:
+    with gr.Blocks(title="Wan Explorer", analytics_enabled=False, delete_cache=(_FRAME = 900  # pixels, in a notebook
+_LOOK_S, _KEEP_S)) as page:
         gr.HTML(_heading(explorer))
         for name, build_tab in TABS:
             with gr.Tab(name):
@@ -46,6 +48,7 @@ def serve(explorer: Explorer, host: str = "127.0.0.1", port: int = 7860, share: 
         host: address to listen at.
         port: 0 takes any that is free.
         share: also open Gradio's tunnel to the internet, for a week: everybody who has the link can use the machine.
+            The page's scripts then come from Gradio's store; otherwise nothing comes from anywhere but this server.
         wait: return only when the server ends.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(explorer.scratch)
@@ -55,12 +58,14 @@ def serve(explorer: Explorer, host: str = "127.0.0.1", port: int = 7860, share: 
         share=share,
         prevent_thread_lock=not wait,
         max_file_size=LARGEST_UPLOAD,
+        height=_FRAME,
         ssr_mode=False,
         run_history=False,
         footer_links=[],
         theme=_theme(),
         css=markup.CSS,
-        app_kwargs={"middleware": [Middleware(_Policy)]},
+        show_error=True,
+        app_kwargs={"middleware": [] if share else [Middleware(_Policy)]},
     )
 
 
