@@ -29,8 +29,7 @@ _POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 
 def build(explorer: Explorer) -> gr.Blocks:
     """All tabs."""
-    with gr.Blocks(title="Wan Explorer", analytics_enabled=False, delete_cache=(_FRAME = 900  # pixels, in a notebook
-_LOOK_S, _KEEP_S)) as page:
+    with gr.Blocks(title="Wan Explorer", analytics_enabled=False, delete_cache=(_LOOK_S, _KEEP_S)) as page:
         gr.HTML(_heading(explorer))
         for name, build_tab in TABS:
             with gr.Tab(name):
