@@ -11,6 +11,7 @@ from wan_jax.app.explorer import Explorer
 from wan_jax.app.generation import EXTEND, FRAMES, INPAINT, REFERENCES, RESTYLE, TEXT, Progress, Wish
 from wan_jax.app.jobs import DEVICE, stream
 from wan_jax.cli.generate import stored_settings
+from wan_jax.cli.options import parse_number
 
 _EXAMPLES = {  # what each world is made of
     "wan_mini": [
@@ -23,6 +24,7 @@ _EXAMPLES = {  # what each world is made of
     None: ["A corgi runs along a beach at sunset", "Two cats box on a lit stage", "一只猫在草地上奔跑"],
 }
 _STEP_CACHES = ["magnitude", "first_block", "guidance"]
+_HEIGHT = 380  # pixels of the result
 _WAITING = "The video will be here."
 
 
@@ -32,13 +34,21 @@ def build(explorer: Explorer):
         with gr.Column(scale=5, min_width=380):
             form, places, source_button, start, stop = _form(explorer)
         with gr.Column(scale=6, min_width=420):
-            stage = gr.HTML(markup.empty(_WAITING))
-            video = gr.Video(visible=False, autoplay=True, loop=True, show_label=False, elem_id="result", height="46vh")
-            status = gr.HTML(markup.said(""), elem_id="status", min_height=40)
+            stage = gr.HTML(markup.empty(_WAITING), padding=False)
+            video = gr.Video(
+                visible=False,
+                interactive=False,
+                autoplay=True,
+                loop=True,
+                show_label=False,
+                height=_HEIGHT,
+                elem_id="result",
+            )
+            status = gr.HTML(markup.said(""), elem_id="status", min_height=28, padding=False)
             gallery = gr.Gallery(
                 label="Your videos, the newest first; a click brings one back with its settings",
-                columns=6,
-                height=150,
+                columns=8,
+                height=130,
                 allow_preview=False,
                 interactive=False,
                 elem_id="history",
@@ -49,10 +59,11 @@ def build(explorer: Explorer):
     made = [stage, video, status, shown, gallery, names]
 
     async def generate(*values: Any):
-        wish = _wish(dict(zip(form, values)))
         yield {video: gr.update(visible=False), stage: gr.update(visible=True), shown: None}
 
         def work(report: Callable[[dict], None]) -> dict:
+            wish = _wish(dict(zip(form, values)))
+
             def show(at: Progress):
                 update = {status: markup.progress(at.said, at.done)}
                 if at.preview is not None:
@@ -117,13 +128,12 @@ def _form(explorer: Explorer) -> tuple[dict[str, Any], dict[Any, set[str]], gr.B
     form["prompt"] = gr.Textbox(
         label="Prompt, in English or Chinese", lines=2, value=_examples(explorer)[0], elem_id="prompt"
     )
-    gr.Examples([[text] for text in _examples(explorer)], form["prompt"], label="Examples")
     with only_for(FRAMES), gr.Row():
         form["image"] = _picture("First frame")
         form["last_image"] = _picture("Last frame")
     with only_for(INPAINT, EXTEND, RESTYLE):
         form["source"] = gr.Video(label="Source video", sources=["upload"], height=180, elem_id="source")
-        source_button = gr.Button("Take the video on the right", size="sm")
+        source_button = gr.Button("Use the video on the right", size="sm")
     with only_for(INPAINT):
         form["box"] = gr.Textbox(label="What to paint anew: X,Y,W,H in pixels", placeholder="32,32,64,64")
         form["mask"] = gr.File(label="or a mask, white where it is painted anew (picture or video)", height=110)
@@ -134,6 +144,7 @@ def _form(explorer: Explorer) -> tuple[dict[str, Any], dict[Any, set[str]], gr.B
         form["strength"] = gr.Slider(0.05, 1, 0.8, step=0.05, label="How much changes")
     with only_for(REFERENCES):
         form["references"] = gr.File(label="Up to three pictures", file_count="multiple", height=140)
+    gr.Examples([[text] for text in _examples(explorer)], form["prompt"], label="Examples")
     with gr.Row():
         form["preset"] = gr.Dropdown(_presets(), value="auto", label="Preset", scale=3)
         form["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, scale=2, elem_id="seed")
@@ -143,29 +154,25 @@ def _form(explorer: Explorer) -> tuple[dict[str, Any], dict[Any, set[str]], gr.B
         start = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
         stop = gr.Button("Stop", elem_id="stop", scale=1)
     with gr.Accordion("More settings", open=False):
+        two = config.boundary_ratio is not None
         with gr.Row():
-            form["size"] = gr.Textbox(
-                label="Size", placeholder=f"{own.width}x{own.height}, or as the source", elem_id="size"
-            )
-            form["frames"] = gr.Number(None, label=f"Frames, 4n + 1 (empty: {own.num_frames})", precision=0)
+            size = f"{own.width}x{own.height}, or as the source"
+            form["size"] = gr.Textbox(label="Size", placeholder=size, elem_id="size", scale=2)
+            form["frames"] = gr.Textbox(label="Frames, 4n + 1", placeholder=str(own.num_frames), elem_id="frames")
+            form["solver"] = gr.Dropdown(["unipc", "dpm++", "euler"], value=own.solver, label="Solver", min_width=120)
         with gr.Row():
-            form["num_inference_steps"] = gr.Slider(
-                1, 100, own.num_inference_steps, step=1, label="Steps", elem_id="steps"
-            )
-            form["flow_shift"] = gr.Slider(1, 20, own.flow_shift, step=0.5, label="Shift: time spent at high noise")
+            steps = own.num_inference_steps
+            form["num_inference_steps"] = gr.Slider(1, 100, steps, step=1, label="Steps", elem_id="steps")
+            form["flow_shift"] = gr.Slider(1, 20, own.flow_shift, step=0.5, label="Shift")
         with gr.Row():
-            two = config.boundary_ratio is not None
-            form["guidance_scale"] = gr.Slider(
-                1, 12, own.guidance_scale, step=0.5, label="Guidance, high-noise expert" if two else "Guidance"
-            )
+            first = "Guidance at high noise" if two else "Guidance"
+            form["guidance_scale"] = gr.Slider(1, 12, own.guidance_scale, step=0.5, label=first)
             if two:
-                form["guidance_scale_2"] = gr.Slider(
-                    1, 12, own.guidance_scale_2, step=0.5, label="Guidance, low-noise expert"
-                )
+                low = own.guidance_scale_2
+                form["guidance_scale_2"] = gr.Slider(1, 12, low, step=0.5, label="At low noise")
         with gr.Row():
-            form["solver"] = gr.Dropdown(["unipc", "dpm++", "euler"], value=own.solver, label="Solver")
-            form["quality"] = gr.Slider(0.5, 1, 1, step=0.05, label="Quality: below 1 skips steps")
-            form["step_cache"] = gr.Dropdown(_STEP_CACHES, value=_STEP_CACHES[0], label="Skipped by")
+            form["quality"] = gr.Slider(0.5, 1, 1, step=0.05, label="Quality", info="below 1, steps are skipped")
+            form["step_cache"] = gr.Dropdown(_STEP_CACHES, value=_STEP_CACHES[0], label="Which are skipped")
         form["negative_prompt"] = gr.Textbox(own.negative_prompt, label="What to avoid", lines=2)
     return form, places, source_button, start, stop
 
@@ -205,6 +212,7 @@ def _factor(explorer: Explorer) -> int:
 def _wish(values: dict[str, Any]) -> Wish:
     fields = {name: values.pop(name) for name in Wish.__dataclass_fields__ if name in values}
     fields["references"] = tuple(fields.get("references") or ())
+    fields["frames"] = parse_number(fields["frames"], "Frames", int) if fields["frames"] else None
     return Wish(**fields, options=values)
 
 
@@ -215,5 +223,5 @@ def _values(settings: dict[str, Any]) -> dict[str, Any]:
         "task": settings.get("task", TEXT),
         "preset": settings["preset"] or "auto",
         "size": f"{settings['width']}x{settings['height']}",
-        "frames": settings["num_frames"],
+        "frames": str(settings["num_frames"]),
     }

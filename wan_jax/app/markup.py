@@ -18,14 +18,17 @@ CSS = """
 .wan-head h1 { font-size: 1.25rem; margin: 0; }
 .wan-head p { color: var(--body-text-color-subdued); margin: 2px 0 0; }
 .wan-stage { display: flex; flex-direction: column; gap: 8px; }
-.wan-stage img { width: 100%; max-height: 46vh; object-fit: contain; border-radius: 8px; }
-.wan-empty { aspect-ratio: 16 / 10; max-height: 46vh; border: 1px dashed var(--border-color-primary);
+.wan-stage img { width: 100%; height: 380px; object-fit: contain; border-radius: 8px; }
+.wan-empty { height: 380px; border: 1px dashed var(--border-color-primary);
   border-radius: 8px; display: grid; place-items: center; color: var(--body-text-color-subdued); }
 .wan-bar { height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
 .wan-bar i { display: block; height: 100%; background: var(--color-accent); }
 .wan-said { margin: 0; min-height: 1.5em; }
 .wan-error { color: var(--error-text-color, #b91c1c); }
 .wan-low { align-self: end; margin-bottom: 8px; }
+#status .generating, #vae-status .generating, #plan-status .generating { border: none; }
+#history .grid-container { grid-template-columns: repeat(8, 1fr) !important; grid-auto-rows: auto !important; }
+#history .thumbnail-lg { aspect-ratio: 1; }
 .wan-rows { display: grid; grid-template-columns: max-content 1fr max-content; gap: 10px 12px; align-items: center; }
 .wan-rows .track { position: relative; height: 20px; background: var(--border-color-primary); border-radius: 4px; }
 .wan-rows .fill { position: absolute; top: 0; bottom: 0; }

@@ -27,7 +27,7 @@ _TOPOLOGIES = [
     "tpu7x:2x2x1",
 ]
 _SIZES = ["832x480", "1280x704", "1280x720"]
-_RESIDENT = "none: all weights stay on the chip"
+_RESIDENT = "none"
 
 
 def build(explorer: Explorer):
@@ -47,8 +47,8 @@ def build(explorer: Explorer):
     with gr.Row():
         start = gr.Button("Plan", variant="primary", elem_id="plan", scale=3)
         stop = gr.Button("Stop", scale=1)
-    status = gr.HTML(markup.said(""), elem_id="plan-status", min_height=40)
-    answer = gr.HTML(elem_id="plan-answer")
+    status = gr.HTML(markup.said(""), elem_id="plan-status", min_height=28, padding=False)
+    answer = gr.HTML(elem_id="plan-answer", padding=False)
     with gr.Accordion("The whole report", open=False):
         whole = gr.JSON(show_label=False)
 

@@ -24,19 +24,22 @@ def build(explorer: Explorer):
     config = explorer.config.vae
     gr.Markdown(_ABOUT.format(time=config.temporal_factor, side=config.spatial_factor, channels=config.z_dim))
     with gr.Row():
-        clip = gr.Video(label="A clip", sources=["upload"], height=260, elem_id="clip")
-        again = gr.Video(label="What comes back", interactive=False, autoplay=True, height=260, elem_id="again")
-    with gr.Row(equal_height=True):
-        frames = gr.Slider(5, 81, 33, step=4, label="Frames at most")
-        side = gr.Dropdown([128, 256, 512], value=256, label="Longest side, in pixels")
-        start = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct")
-        measure = gr.Button("Compare memory", elem_id="memory")
-        stop = gr.Button("Stop")
-    status = gr.HTML(markup.said(_HOW), elem_id="vae-status")
-    facts = gr.HTML(elem_id="vae-facts")
+        clip = gr.Video(label="A clip", sources=["upload"], height=220, elem_id="clip")
+        again = gr.Video(label="What comes back", interactive=False, autoplay=True, height=220, elem_id="again")
     with gr.Row():
-        strip = gr.Image(label="Latents: a row for each channel, a column for each frame", interactive=False)
-        memory = gr.HTML(elem_id="vae-memory")
+        frames = gr.Slider(5, 81, 33, step=4, label="Frames at most")
+        side = gr.Dropdown([128, 256, 512], value=128, label="Longest side, in pixels")
+    with gr.Row():
+        start = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct", scale=3)
+        measure = gr.Button("Compare memory", elem_id="memory", scale=2)
+        stop = gr.Button("Stop", scale=1)
+    status = gr.HTML(markup.said(_HOW), elem_id="vae-status", padding=False, min_height=28)
+    facts = gr.HTML(elem_id="vae-facts", padding=False)
+    with gr.Row():
+        strip = gr.Image(
+            label="Latents: a row for each channel, a column for each frame", interactive=False, height=420
+        )
+        memory = gr.HTML(elem_id="vae-memory", padding=False)
     shown = [again, status, facts, strip]
 
     async def reconstruct(path: str | None, most: int, longest: int):
