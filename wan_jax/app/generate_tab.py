@@ -25,6 +25,7 @@ _EXAMPLES = {  # what each world is made of
 }
 _STEP_CACHES = ["magnitude", "first_block", "guidance"]
 _HEIGHT = 380  # pixels of the result
+_HISTORY = "Your videos, the newest first. A click brings one back with its settings."
 _WAITING = "The video will be here."
 
 
@@ -45,8 +46,10 @@ def build(explorer: Explorer):
                 elem_id="result",
             )
             status = gr.HTML(markup.said(""), elem_id="status", min_height=28, padding=False)
+            gr.HTML(markup.said(_HISTORY), padding=False)
             gallery = gr.Gallery(
-                label="Your videos, the newest first; a click brings one back with its settings",
+                show_label=False,
+                buttons=[],
                 columns=8,
                 height=130,
                 allow_preview=False,
