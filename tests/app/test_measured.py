@@ -40,7 +40,7 @@ def test_memory_is_level_with_the_cache_and_rises_without(explorer, monkeypatch)
 
 
 def test_planner_says_what_is_wrong():
-    with pytest.raises(WanError, match="^topology 'v9:1x1': the chip must be one of"):
+    with pytest.raises(WanError, match=r"^topology 'v9:1x1': the chip must be one of"):
         planning.plan(["--topology", "v9:1x1"], lambda said: None)
 
 

@@ -39,6 +39,7 @@ def build(explorer: Explorer):
             video = gr.Video(
                 visible=False,
                 interactive=False,
+                buttons=["download"],
                 autoplay=True,
                 loop=True,
                 show_label=False,
@@ -51,7 +52,7 @@ def build(explorer: Explorer):
                 show_label=False,
                 buttons=[],
                 columns=8,
-                height=130,
+                height=96,
                 allow_preview=False,
                 interactive=False,
                 elem_id="history",

@@ -27,7 +27,14 @@ def build(explorer: Explorer):
     gr.Markdown(_ABOUT.format(time=config.temporal_factor, side=config.spatial_factor, channels=config.z_dim))
     with gr.Row():
         clip = gr.Video(label="A clip", sources=["upload"], height=_HEIGHT, elem_id="clip")
-        again = gr.Video(label="What comes back", interactive=False, autoplay=True, height=_HEIGHT, elem_id="again")
+        again = gr.Video(
+            label="What comes back",
+            interactive=False,
+            buttons=["download"],
+            autoplay=True,
+            height=_HEIGHT,
+            elem_id="again",
+        )
         strip = gr.Image(label=_STRIP, interactive=False, buttons=["fullscreen"], height=_HEIGHT, elem_id="strip")
     facts = gr.HTML(elem_id="vae-facts", padding=False)
     status = gr.HTML(markup.said(_HOW), elem_id="vae-status", padding=False, min_height=28)
