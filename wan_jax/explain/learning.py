@@ -1,0 +1,128 @@
+"""One small network that learns a way from noise to data, and is sampled along it.
+
+Several networks are trained side by side, one for each seed, to see how much is luck.  All ways are learned by the same
+network, optimiser, batch, number of steps and times.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from wan_jax.explain.plane import Solver, Way
+from wan_jax.typing import Float, Int, Params
+
+_WIDTH, _LAYERS = 64, 3
+_BATCH, _RATE = 128, 3e-3
+_FIRST_TIME = 1e-3  # no network is asked to tell noise from what has next to none
+
+
+class Network(nn.Module):
+    """What is to be predicted at points [n 2] at times [n]."""
+
+    @nn.compact
+    def __call__(self, x: Float["n 2"], time: Float[" n"]) -> Float["n 2"]:
+        waves = time[:, None] * jnp.pi * 2.0 ** jnp.arange(-1, 4)
+        h = jnp.concatenate([x, jnp.sin(waves), jnp.cos(waves)], axis=1)
+        for _ in range(_LAYERS):
+            h = nn.silu(nn.Dense(_WIDTH)(h))
+        return nn.Dense(2)(h)
+
+
+@flax.struct.dataclass
+class Points:
+    """What is learned, for each seed: data, and the noise that each point belongs to; None draws it anew."""
+
+    clean: Float["s n 2"]
+    noise: Float["s n 2"] | None = None
+
+
+@flax.struct.dataclass
+class Learner:
+    """Networks in training, one for each seed along the leading axis of every array."""
+
+    params: Params
+    optimizer: optax.OptState
+    key: jax.Array
+
+
+def _optimizer(total: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(_RATE, total))
+
+
+@partial(jax.jit, static_argnames="total")
+def begin(seeds: Int[" s"], total: int) -> Learner:
+    """Networks with random weights, for a training of `total` steps."""
+
+    def one(seed: jax.Array) -> Learner:
+        init, key = jax.random.split(jax.random.key(seed))
+        params = Network().init(init, jnp.zeros((1, 2)), jnp.zeros(1))["params"]
+        return Learner(params, _optimizer(total).init(params), key)
+
+    return jax.vmap(one)(seeds)
+
+
+@partial(jax.jit, static_argnames=("way", "steps", "total"))
+def train(learner: Learner, points: Points, *, way: Way, steps: int, total: int) -> tuple[Learner, Float["s n"]]:
+    """So many steps more of the `total`, and the loss of each.  The losses of two ways are not to be compared."""
+
+    def loss(params: Params, points: Points, key: jax.Array) -> jax.Array:
+        a, b, c = jax.random.split(key, 3)
+        some = jax.random.randint(a, (_BATCH,), 0, len(points.clean))
+        clean = points.clean[some]
+        noise = jax.random.normal(b, clean.shape) if points.noise is None else points.noise[some]
+        time = jax.random.uniform(c, (_BATCH,), minval=_FIRST_TIME)
+        predicted = Network().apply({"params": params}, way.noised(clean, noise, time[:, None]), time)
+        return jnp.mean((predicted - way.target(clean, noise)) ** 2)
+
+    def run(learner: Learner, points: Points) -> tuple[Learner, jax.Array]:
+        def step(learner: Learner, _) -> tuple[Learner, jax.Array]:
+            key, now = jax.random.split(learner.key)
+            value, gradient = jax.value_and_grad(loss)(learner.params, points, now)
+            updates, state = _optimizer(total).update(gradient, learner.optimizer)
+            return Learner(optax.apply_updates(learner.params, updates), state, key), value
+
+        return jax.lax.scan(step, learner, length=steps)
+
+    return jax.vmap(run)(learner, points)
+
+
+def predict(params: Params, x: Float["n 2"], time: Float[""]) -> Float["n 2"]:
+    """What the network of one seed says of points at one time."""
+    return Network().apply({"params": params}, x, jnp.full(len(x), time))
+
+
+def follow(predict: Callable, solver: Solver, noise: Float["n d"], steps: int) -> Float["m n d"]:
+    """The way from noise to data: its steps + 1 points, in as many calls of `predict`, a function of (x, time)."""
+
+    def step(x: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = _advance(predict, solver, x, i, steps)
+        return x, x
+
+    return jnp.concatenate([noise[None], jax.lax.scan(step, noise, jnp.arange(steps))[1]])
+
+
+def _advance(predict: Callable, solver: Solver, x: Float["n d"], i: Int[""], steps: int) -> Float["n d"]:
+    now, then = (solver.time(1 - j / steps) for j in (i, i + 1))
+    return solver.step(predict(x, now), x, now, then)
+
+
+@partial(jax.jit, static_argnames=("solver", "steps"))
+def ways(params: Params, noise: Float["s n 2"], *, solver: Solver, steps: int) -> Float["s m n 2"]:
+    """`follow` with the network of each seed, from noise of its own."""
+    return jax.vmap(lambda params, noise: follow(partial(predict, params), solver, noise, steps))(params, noise)
+
+
+@partial(jax.jit, static_argnames="solver")
+def samples(params: Params, noise: Float["s n 2"], steps: int, *, solver: Solver) -> Float["s n 2"]:
+    """Where these ways end.  One program for any number of steps."""
+
+    def end(params: Params, noise: Float["n 2"]) -> Float["n 2"]:
+        advance = partial(_advance, partial(predict, params), solver, steps=steps)
+        return jax.lax.fori_loop(0, steps, lambda i, x: advance(x, i), noise)
+
+    return jax.vmap(end)(params, noise)
