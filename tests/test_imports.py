@@ -23,7 +23,7 @@ LAYERS = [
     {"data"},
     {"train"},
     {"plan"},
-    {"cli"},
+    {"cli", "app"},
     {"__init__", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
