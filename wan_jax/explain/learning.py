@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wan_jax.explain.plane import Solver, Way
+from wan_jax.explain.plane import Solver, Way, draw
 from wan_jax.typing import Float, Int, Params
 
 _WIDTH, _LAYERS = 64, 3
@@ -34,11 +34,11 @@ class Network(nn.Module):
 
 
 @flax.struct.dataclass
-class Points:
-    """What is learned, for each seed: data, and the noise that each point belongs to; None draws it anew."""
+class Pairs:
+    """What is learned, for each seed: points of the data, and the noise at the other end of the path of each."""
 
     clean: Float["s n 2"]
-    noise: Float["s n 2"] | None = None
+    noise: Float["s n 2"]
 
 
 @flax.struct.dataclass
@@ -54,6 +54,17 @@ def _optimizer(total: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(_RATE, total))
 
 
+@partial(jax.jit, static_argnames=("data", "count"))
+def deal(seeds: Int[" s"], *, data: str, count: int) -> Pairs:
+    """Points of the data and noise, dealt to each other at random."""
+
+    def one(seed: jax.Array) -> Pairs:
+        a, b = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+        return Pairs(draw(data, a, count), jax.random.normal(b, (count, 2)))
+
+    return jax.vmap(one)(seeds)
+
+
 @partial(jax.jit, static_argnames="total")
 def begin(seeds: Int[" s"], total: int) -> Learner:
     """Networks with random weights, for a training of `total` steps."""
@@ -67,28 +78,27 @@ def begin(seeds: Int[" s"], total: int) -> Learner:
 
 
 @partial(jax.jit, static_argnames=("way", "steps", "total"))
-def train(learner: Learner, points: Points, *, way: Way, steps: int, total: int) -> tuple[Learner, Float["s n"]]:
+def train(learner: Learner, pairs: Pairs, *, way: Way, steps: int, total: int) -> tuple[Learner, Float["s n"]]:
     """So many steps more of the `total`, and the loss of each.  The losses of two ways are not to be compared."""
 
-    def loss(params: Params, points: Points, key: jax.Array) -> jax.Array:
-        a, b, c = jax.random.split(key, 3)
-        some = jax.random.randint(a, (_BATCH,), 0, len(points.clean))
-        clean = points.clean[some]
-        noise = jax.random.normal(b, clean.shape) if points.noise is None else points.noise[some]
-        time = jax.random.uniform(c, (_BATCH,), minval=_FIRST_TIME)
+    def loss(params: Params, pairs: Pairs, key: jax.Array) -> jax.Array:
+        a, b = jax.random.split(key)
+        some = jax.random.randint(a, (_BATCH,), 0, len(pairs.clean))
+        clean, noise = pairs.clean[some], pairs.noise[some]
+        time = jax.random.uniform(b, (_BATCH,), minval=_FIRST_TIME)
         predicted = Network().apply({"params": params}, way.noised(clean, noise, time[:, None]), time)
         return jnp.mean((predicted - way.target(clean, noise)) ** 2)
 
-    def run(learner: Learner, points: Points) -> tuple[Learner, jax.Array]:
+    def run(learner: Learner, pairs: Pairs) -> tuple[Learner, jax.Array]:
         def step(learner: Learner, _) -> tuple[Learner, jax.Array]:
             key, now = jax.random.split(learner.key)
-            value, gradient = jax.value_and_grad(loss)(learner.params, points, now)
+            value, gradient = jax.value_and_grad(loss)(learner.params, pairs, now)
             updates, state = _optimizer(total).update(gradient, learner.optimizer)
             return Learner(optax.apply_updates(learner.params, updates), state, key), value
 
         return jax.lax.scan(step, learner, length=steps)
 
-    return jax.vmap(run)(learner, points)
+    return jax.vmap(run)(learner, pairs)
 
 
 def predict(params: Params, x: Float["n 2"], time: Float[""]) -> Float["n 2"]:
@@ -107,7 +117,7 @@ def follow(predict: Callable, solver: Solver, noise: Float["n d"], steps: int) -
 
 
 def _advance(predict: Callable, solver: Solver, x: Float["n d"], i: Int[""], steps: int) -> Float["n d"]:
-    now, then = (solver.time(1 - j / steps) for j in (i, i + 1))
+    now, then = (1 - j / steps for j in (i, i + 1))
     return solver.step(predict(x, now), x, now, then)
 
 

@@ -73,12 +73,11 @@ class Way:
 
 @dataclass(frozen=True)
 class Solver:
-    """`step(prediction, x, now, then)` is x at the time `then`; `time` places even steps of 1 … 0."""
+    """How to walk it: `step(prediction, x, now, then)` is x at the time `then`."""
 
     name: str
     way: Way
     step: Callable = field(repr=False)
-    time: Callable = field(repr=False, default=lambda even: even)
 
 
 def diffusion_path(time: Float["*n"]) -> tuple[Float["*n"], Float["*n"]]:
@@ -86,14 +85,6 @@ def diffusion_path(time: Float["*n"]) -> tuple[Float["*n"], Float["*n"]]:
     first, last = _BETA
     log_alpha = -(time**2) * (last - first) / 4 - time * first / 2
     return jnp.exp(log_alpha), jnp.sqrt(-jnp.expm1(2 * log_alpha))
-
-
-def time_of_flow(sigma: Float["*n"]) -> Float["*n"]:
-    """When diffusion has as much noise for its data as flow matching has at σ: √(1 − α²)/α = σ/(1 − σ)."""
-    first, last = _BETA
-    log_alpha = jnp.log1p(-sigma) - jnp.log((1 - sigma) ** 2 + sigma**2) / 2
-    root = jnp.sqrt(first**2 / 4 - (last - first) * log_alpha)
-    return jnp.minimum((root - first / 2) * 2 / (last - first), 1)  # noise without data would come after 1
 
 
 def _diffused(clean: Float["n 2"], noise: Float["n 2"], time: Float["n 1"]) -> Float["n 2"]:
@@ -119,9 +110,8 @@ def _probability_flow(noise, x, now, then):
 FLOW = Way("flow matching", flow.interpolate, flow.velocity)
 DIFFUSION = Way("diffusion", _diffused, lambda clean, noise: noise)
 
-EULER = Solver("flow matching, Euler", FLOW, _euler)
+EULER = Solver("Euler", FLOW, _euler)
 # To the clean points that the predicted noise implies, noised anew by the same (arXiv:2010.02502).
-DDIM = Solver("diffusion, DDIM", DIFFUSION, _ddim)
+DDIM = Solver("DDIM", DIFFUSION, _ddim)
 # Euler on dx/dt = −β/2·(x − ε/σ), which has the marginals of the random process (arXiv:2011.13456, eq. 13).
-PROBABILITY_FLOW = Solver("diffusion, Euler", DIFFUSION, _probability_flow)
-DDIM_AS_FLOW = Solver("diffusion, DDIM at the noise levels of flow matching", DIFFUSION, _ddim, time_of_flow)
+PROBABILITY_FLOW = Solver("Euler", DIFFUSION, _probability_flow)
