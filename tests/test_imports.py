@@ -22,7 +22,7 @@ LAYERS = [
     {"pipelines"},
     {"data"},
     {"train"},
-    {"plan"},
+    {"plan", "explain"},
     {"cli", "app"},
     {"__init__", "__main__"},
 ]
