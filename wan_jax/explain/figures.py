@@ -128,7 +128,7 @@ def qualities(comparison: Comparison) -> Figure:
         axis.fill_between(COUNTS, distances.min(0), distances.max(0), color=COLOURS[name], alpha=0.15, linewidth=0)
     floor = comparison.floor.mean()
     axis.axhline(floor, color=_INK, linewidth=0.8, linestyle="--")
-    axis.annotate("data against data", (COUNTS[0], floor), xytext=(0, -10), textcoords="offset points", fontsize=8)
+    axis.annotate("data against data", (COUNTS[0], floor), xytext=(0, 3), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xticks(COUNTS, map(str, COUNTS))

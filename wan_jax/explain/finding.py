@@ -32,7 +32,7 @@ def _few_steps(comparison: Comparison) -> str:
     at = {key: curves[key][:, COUNTS.index(FEW)] for key in (_PLAIN, *_SOLVERS)}
     said = "; ".join(f"{_name(key)} {_about(d)}" for key, d in at.items())
     verdicts = " ".join(f"{_ahead(at[_PLAIN], at[key], _name(_PLAIN), _name(key))}." for key in _SOLVERS)
-    return f"In {FEW} steps, the distance to {comparison.data}: {said}. {verdicts}"
+    return f"The distance to {comparison.data} after {FEW} steps: {said}. {verdicts}"
 
 
 def _steps_to_quality(comparison: Comparison) -> str:
@@ -47,10 +47,10 @@ def _steps_to_quality(comparison: Comparison) -> str:
 
 def _straightness(comparison: Comparison) -> str:
     flow, diffusion = comparison.learned[FLOW.name], comparison.learned[DIFFUSION.name]
-    constant = _ahead(flow.straightness, diffusion.straightness, *_TWO, better="has the more constant velocity")
-    line = _ahead(flow.bend, diffusion.bend, *_TWO, better="draws the straighter lines")
+    constant = _ahead(flow.straightness, diffusion.straightness, *_TWO, better="has a steadier velocity than")
+    line = _ahead(flow.bend, diffusion.bend, *_TWO, better="draws straighter lines than")
     return (
-        f"Straightness (0: a constant velocity): flow matching {_about(flow.straightness)}, diffusion "
+        f"Unevenness of the velocity, S (0 is straight): flow matching {_about(flow.straightness)}, diffusion "
         f"{_about(diffusion.straightness)}. {constant}. Length over chord: {_about(flow.bend)} and "
         f"{_about(diffusion.bend)}. {line}."
     )
@@ -59,9 +59,11 @@ def _straightness(comparison: Comparison) -> str:
 def _straightened(comparison: Comparison) -> str:
     before, after = (comparison.learned[name] for name in (FLOW.name, STRAIGHTENED))
     one, few = (comparison.curves()[key][:, i] for key, i in ((_STRAIGHT, 0), (_PLAIN, COUNTS.index(FEW))))
-    verdict = _ahead(one, few, "one straightened step", f"{FEW} of the first flow", better="is closer to the data")
+    verdict = _ahead(
+        one, few, "one straightened step", f"{FEW} steps of the first flow", better="is closer to the data than"
+    )
     return (
-        f"Trained again on its own pairs, flow matching goes from straightness {_about(before.straightness)} to "
+        f"Trained again on its own pairs, flow matching goes from S = {_about(before.straightness)} to "
         f"{_about(after.straightness)}, and its single step ends at {_about(one)}. {verdict}."
     )
 
@@ -69,12 +71,12 @@ def _straightened(comparison: Comparison) -> str:
 _TWO = FLOW.name, DIFFUSION.name
 
 
-def _ahead(a: Float[" s"], b: Float[" s"], name_a: str, name_b: str, better: str = "is ahead") -> str:
+def _ahead(a: Float[" s"], b: Float[" s"], name_a: str, name_b: str, better: str = "is ahead of") -> str:
     """Less is better."""
     if a.max() < b.min():
-        said = f"{name_a} {better} (against {name_b})"
+        said = f"{name_a} {better} {name_b}"
     elif b.max() < a.min():
-        said = f"{name_b} {better} (against {name_a})"
+        said = f"{name_b} {better} {name_a}"
     else:
         said = f"between {name_a} and {name_b} the seeds do not decide"
     return said[0].upper() + said[1:]

@@ -17,7 +17,7 @@ from wan_jax.explain.plane import Solver, Way, draw
 from wan_jax.typing import Float, Int, Params
 
 _WIDTH, _LAYERS = 64, 3
-_BATCH, _RATE = 128, 3e-3
+_BATCH, _RATE = 128, 1e-2
 _FIRST_TIME = 1e-3  # no network is asked to tell noise from what has next to none
 
 
@@ -26,7 +26,7 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float["n 2"], time: Float[" n"]) -> Float["n 2"]:
-        waves = time[:, None] * jnp.pi * 2.0 ** jnp.arange(-1, 4)
+        waves = jnp.concatenate([time[:, None] * jnp.pi * 2.0 ** jnp.arange(-1, 4), 1.5 * x, 3 * x], axis=1)
         h = jnp.concatenate([x, jnp.sin(waves), jnp.cos(waves)], axis=1)
         for _ in range(_LAYERS):
             h = nn.silu(nn.Dense(_WIDTH)(h))
