@@ -110,7 +110,7 @@ def generate(
     from wan_jax.pipelines.preview import Preview
     from wan_jax.pipelines.request import Request
 
-    settings = _stored_settings(source) if source else {}
+    settings = stored_settings(source) if source else {}
     prompt = settings.get("prompt") if prompt is None else prompt
     if prompt is None:
         raise WanError("--prompt is missing: say what to show, or name an earlier video with --from")
@@ -242,7 +242,12 @@ def load_pipeline(model: str, *, dtype: str | None, **options: Any) -> "WanPipel
     return WanPipeline.from_pretrained(model, dtype=dtype, **options)
 
 
-def _stored_settings(path: str) -> dict[str, Any]:
+def stored_settings(path: str | Path) -> dict[str, Any]:
+    """How a video was made, as its file says.
+
+    Raises:
+        WanError: it cannot be read, or does not say enough to make it again.
+    """
     from wan_jax.video_io import read_metadata
 
     settings = read_metadata(path)
