@@ -137,7 +137,7 @@ def _run(explorer: Explorer, wish: tuple[str, int, int], ratio: float | None, sh
 
     prompt, seed, steps = wish
     pipe, colours = explorer.pipeline(), explorer.colours()
-    made = trace(pipe, prompt, seed=seed, steps=steps, boundary=ratio, colours=colours, watch=show)
+    made = trace(pipe, prompt, seed=seed, num_inference_steps=steps, boundary=ratio, colours=colours, watch=show)
     return Run(wish, made.boundary, made.steps, made.previews, (made.frames * 255).round().astype(np.uint8))
 
 

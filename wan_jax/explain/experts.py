@@ -45,7 +45,10 @@ class Step:
 
 
 def plan(
-    config: WanConfig, steps: int | None = None, shift: float | None = None, solver: str | None = None
+    config: WanConfig,
+    num_inference_steps: int | None = None,
+    flow_shift: float | None = None,
+    solver: str | None = None,
 ) -> list[Step]:
     """The steps of a run, and who does each.  None stands for the model's own value.
 
@@ -53,7 +56,8 @@ def plan(
         WanError: unknown solver.
     """
     own = config.sampling
-    schedule, _ = make_steps(solver or own.solver, steps or own.num_inference_steps, shift or own.flow_shift)
+    steps, shift = num_inference_steps or own.num_inference_steps, flow_shift or own.flow_shift
+    schedule, _ = make_steps(solver or own.solver, steps, shift)
     experts = [s.expert for s in segments(schedule.timesteps, config.boundary_ratio) for _ in range(s.start, s.stop)]
     return [Step(*each) for each in zip(schedule.sigmas.tolist(), schedule.timesteps.tolist(), experts)]
 

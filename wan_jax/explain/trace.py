@@ -44,48 +44,40 @@ def trace(
     pipe: WanPipeline,
     prompt: str,
     *,
-    steps: int | None = None,
-    seed: int = 0,
     boundary: float | None = None,
-    guidance: float | None = None,
-    shift: float | None = None,
-    solver: str | None = None,
     colours: Float["n 3"] | None = None,
     watch: Callable[[int, Step, Float["f h w 3"]], Any] = lambda number, step, preview: None,
+    seed: int = 0,
+    num_inference_steps: int | None = None,
+    flow_shift: float | None = None,
+    solver: str | None = None,
+    **options: Any,
 ) -> Trace:
-    """Generates a video and keeps what there was on the way.  None is the model's own value.
+    """Generates a video from text and keeps what there was on the way.  None is the model's own value.
 
     Args:
         boundary: where the experts change, in this run alone.
-        guidance: of both experts.
         colours: of `pipelines.preview.fit_colours`, which are fitted where they are not given.
         watch: called after each step with its number, the step and its preview; may raise, which ends the run.
+        seed, num_inference_steps, flow_shift, solver, options: see `WanPipeline.__call__`.
 
     Raises:
         WanError: a value is impossible, or there is one expert only and a `boundary`.
     """
     colours = fit_colours(pipe) if colours is None else colours
+    run = {"num_inference_steps": num_inference_steps, "flow_shift": flow_shift, "solver": solver}
     path, previews = [], []
     with moved_boundary(pipe, boundary):
-        ahead = plan(pipe.config, steps, shift, solver)
+        ahead = plan(pipe.config, **run)
 
         def keep(pipe: WanPipeline, number: int, timestep: int, tensors: dict[str, Any]):
             path.append(_channel_last(tensors["latents"]))
             previews.append(colours_of(_channel_last(tensors["denoised"]), colours))
             watch(number, ahead[number], previews[-1])
 
-        result = pipe(
-            prompt,
-            seed=seed,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            flow_shift=shift,
-            solver=solver,
-            callback_on_step_end=keep,
-        )
+        frames = pipe(prompt, seed=seed, callback_on_step_end=keep, **run, **options).frames[0]
         noise = np.asarray(gaussian_noise((1, *path[0].shape), seed)[0])
-        ratio = pipe.config.boundary_ratio
-        return Trace(ahead, np.stack([noise, *path]), np.stack(previews), result.frames[0], ratio)
+        return Trace(ahead, np.stack([noise, *path]), np.stack(previews), frames, pipe.config.boundary_ratio)
 
 
 def _channel_last(latents: Float["1 c f h w"]) -> Float["f h w c"]:
