@@ -79,7 +79,7 @@ def test_measured_facts_are_those_of_the_card():
             assert [n for n in numbers if not re.search(rf"(?<![\d.]){n}(?![\d.])", card)] == []
 
 
-SMALL = {"num_inference_steps": 4, "height": 32, "width": 48, "num_frames": 5}
+SMALL = {"num_inference_steps": 4, "height": 32, "width": 48, "num_frames": 5, "guidance_scale": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,8 @@ def test_trace(pipe):
     np.testing.assert_array_equal(latents(pipe, **options)[0], last)
     noise = np.moveaxis(made.path[:1], -1, 1)
     np.testing.assert_array_equal(latents(pipe, solver="euler", latents=noise)[0], last)
-    moved = trace(pipe, "a red ball", boundary=1.0, colours=colours, **options, **SMALL)
-    assert moved.switch == 0 and moved.boundary == 1.0 and pipe.config is own
+    moved = trace(pipe, "a red ball", boundary=1.1, colours=colours, **options, **SMALL)
+    assert moved.switch == 0 and moved.boundary == 1.1 and pipe.config is own
     assert not np.allclose(moved.path[-1], made.path[-1])
 
 

@@ -63,7 +63,8 @@ def plan(
 
 
 def with_boundary(config: WanConfig, ratio: float) -> WanConfig:
-    """The model with its experts changing elsewhere: at 0 the first does all steps, above 1 the second.
+    """The model with its experts changing elsewhere: at 0 the first does all steps, above 1 the second
+    (at 1 itself a grid that starts from pure noise leaves the first one step).
 
     Raises:
         WanError: there is one expert only, or `ratio` is negative.

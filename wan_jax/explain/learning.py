@@ -117,7 +117,7 @@ def follow(predict: Callable, solver: Solver, noise: Float["n d"], steps: int) -
 
 
 def _advance(predict: Callable, solver: Solver, x: Float["n d"], i: Int[""], steps: int) -> Float["n d"]:
-    now, then = (1 - j / steps for j in (i, i + 1))
+    now, then = ((steps - j) / steps for j in (i, i + 1))  # 0 exactly in the end, where 1 − j/steps may be below
     return solver.step(predict(x, now), x, now, then)
 
 

@@ -51,7 +51,7 @@ def _two_moons(key: jax.Array, count: int) -> Float["n 2"]:
 def _spiral(key: jax.Array, count: int) -> Float["n 2"]:
     where, blur = jax.random.split(key)
     angle = 3 * jnp.pi * jnp.sqrt(jax.random.uniform(where, (count,), minval=0.02))  # even along the arm
-    points = 0.226 * angle[:, None] * _round(angle) + jnp.array([0.101, -0.437])
+    points = 0.2194 * angle[:, None] * _round(angle) + jnp.array([0.099, -0.423])
     return points + 0.06 * jax.random.normal(blur, (count, 2))
 
 
