@@ -7,7 +7,7 @@
 
 The stages of train_vae21.py, for a network and a dataset of a hundredth of the size.  The second shows 17 and 33 frames
 rather than 5: so small a network falls apart after the last frame that it was trained on.  A ninth of the clips are of
-the little world, in which wan_mini will live.  What came of it is wan_jax/weights/vae_small.
+the little world, in which wan_mini will live.  What came of it is wan_jax/weights/wan_mini/vae.
 """
 
 from dataclasses import replace

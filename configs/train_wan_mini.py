@@ -1,7 +1,7 @@
 """A small Wan2.2 from scratch on the little world (wan_jax/world): both experts and umT5, in half an hour on one GPU.
 
     M=runs/models
-    python -m wan_jax new --recipe train_wan_mini --vae vae_small --tokenizer world --out $M/mini_start
+    python -m wan_jax new --recipe train_wan_mini --vae wan_mini --tokenizer world --out $M/mini_start
     python -m wan_jax data build --src world:40000 --out latents --model $M/mini_start --no-text --validation 64
     python -m wan_jax train --config configs/train_wan_mini.py data=latents
     python -m wan_jax eval-mini --model runs/models/wan_mini_t2v --out report

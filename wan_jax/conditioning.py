@@ -74,7 +74,8 @@ def masked_channels(
 
     Args:
         encode: pieces of a clip → its normalised latents.
-        first, last: images in [-1, 1]; at least the first is given.
+        first: the first image, in [-1, 1].
+        last: the last one, or None.
         count: frames of the clip.
         temporal_factor: pixel frames to a latent frame, and channels of the mask: each says of one pixel frame whether
             it is given.  The first latent frame stands for one pixel frame, of which all of its channels speak.

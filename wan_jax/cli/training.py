@@ -157,7 +157,7 @@ def new(
 ):
     """Writes a model with random weights, to train all of it from scratch.
 
-    python -m wan_jax new --recipe train_wan_mini --vae vae_small --tokenizer world --out models/mini_start
+    python -m wan_jax new --recipe train_wan_mini --vae wan_mini --tokenizer world --out models/mini_start
 
     Args:
         recipe: the model of this recipe's first run, or a name from configs/.

@@ -5,9 +5,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from wan_jax import weights
 from wan_jax.cli.options import Mesh, Model, Switch, flag, parse_size, print_result
-
-_DEFAULT = "vae_small"  # of wan_jax.weights
 
 _Count = Annotated[int | None, flag("N", "all")]
 _Dtype = Annotated[str | None, flag("NAME", "float32; bfloat16 on TPU")]
@@ -19,7 +18,7 @@ def encode(
     src: tyro.conf.Positional[Path],
     dst: tyro.conf.Positional[Path],
     *,
-    model: Model = _DEFAULT,
+    model: Model = weights.DEFAULT,
     frames: _Count = None,
     dtype: _Dtype = None,
     mesh: Mesh = None,
@@ -36,7 +35,7 @@ def encode(
     Args:
         src: any video file.
         dst: a .safetensors file; its tensor "latents" has the axes frame, row, column, channel.
-        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or vae_small.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or wan_mini.
         frames: stop after so many frames.
         dtype: of the autoencoder.
         mesh: how to share the work among devices, such as context=8.
@@ -54,7 +53,7 @@ def decode(
     src: tyro.conf.Positional[Path],
     dst: tyro.conf.Positional[Path],
     *,
-    model: Model = _DEFAULT,
+    model: Model = weights.DEFAULT,
     dtype: _Dtype = None,
     mesh: Mesh = None,
     tile: _Tile = None,
@@ -87,7 +86,7 @@ def reconstruct(
     src: tyro.conf.Positional[Path],
     dst: tyro.conf.Positional[Path],
     *,
-    model: Model = _DEFAULT,
+    model: Model = weights.DEFAULT,
     frames: _Count = None,
     dtype: _Dtype = None,
     mesh: Mesh = None,
@@ -104,7 +103,7 @@ def reconstruct(
     Args:
         src: any video file.
         dst: .mp4, .webp or .gif, or a folder for .png files.
-        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or vae_small.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or wan_mini.
         frames: stop after so many frames.
         dtype: of the autoencoder.
         mesh: how to share the work among devices, such as context=8.
@@ -123,7 +122,7 @@ def reconstruct(
 def eval_vae(
     *,
     src: Annotated[Path, tyro.conf.arg(metavar="DIR")],
-    model: Model = _DEFAULT,
+    model: Model = weights.DEFAULT,
     out: Annotated[Path | None, flag("DIR", "nothing is written")] = None,
     max_clips: _Count = None,
     frames: _Count = None,
@@ -140,7 +139,7 @@ def eval_vae(
 
     Args:
         src: a folder of videos.
-        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or vae_small.
+        model: a checkpoint folder (ours, Diffusers or original Wan), a hub id, a name from configs/, or wan_mini.
         out: a folder for metrics.json, metrics.csv, and strips.png with the worst clips and what differs.
         max_clips: only the first so many, by name.
         frames: only the first so many of each.

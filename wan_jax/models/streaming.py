@@ -33,7 +33,8 @@ def best_chunk(frames: int, height: int, width: int) -> int:
     Args:
         frames: latent frames in all.  The first is a chunk by itself, and the others divide into equal ones, so that
             no shorter chunk needs a program of its own.
-        height, width: of the pixels.
+        height: of the pixels.
+        width: likewise.
     """
     useful = _TPU_PIXELS if sharding.is_tpu() else _GPU_PIXELS if sharding.is_nvidia() else 0
     mesh = sharding.ambient_mesh()

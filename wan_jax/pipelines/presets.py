@@ -91,7 +91,7 @@ def find(name: str) -> Preset:
     return PRESETS[name]
 
 
-def arrange(preset: Preset, config: WanConfig, dtype, vae_dtype, memory_bytes: float) -> Arrangement:
+def arrange(preset: Preset, config: WanConfig, dtype: Any, vae_dtype: Any, memory_bytes: float) -> Arrangement:
     """The first arrangement whose weights leave a quarter of the memory free, of those from fast to frugal.
 
     Args:

@@ -199,7 +199,8 @@ class WanPipeline:
         Args:
             prompt: what to show, in English or Chinese; a list makes a batch.
             negative_prompt: what to avoid, for all prompts or one each; None is Wan's own.
-            height, width: in pixels, multiples of 16.
+            height: in pixels, a multiple of 16.
+            width: likewise.
             num_frames: 4n + 1.
             num_inference_steps: of the solver; 20 to 50 is usual.
             guidance_scale: classifier-free guidance of the high-noise expert, and of the low-noise one if
