@@ -41,11 +41,13 @@ def app(
     """
     if importlib.util.find_spec("gradio") is None:
         raise WanError('the Explorer needs Gradio: pip install "gradio>=6,<7"')
+    from wan_jax.app import planning
     from wan_jax.app.explorer import Explorer
     from wan_jax.app.server import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     explorer = Explorer.open(model, folder, dtype)
     serve(explorer, host, port, share)  # until it is interrupted
+    planning.stop()
     shutil.rmtree(explorer.scratch, ignore_errors=True)
     os._exit(0)  # without waiting for a job in the middle of a program, which nothing can interrupt
