@@ -30,8 +30,8 @@ _STYLE = """<style>
 .wan-steps i { flex: 1; min-width: 2px; border-radius: 2px 2px 0 0; opacity: .35; }
 .wan-steps i.at { opacity: 1; }
 .wan-table { width: 100%; border-collapse: collapse; font-size: .92rem; }
-.wan-table td, .wan-table th { text-align: left; vertical-align: top; padding: 6px 10px;
-  border-bottom: 1px solid var(--border-color-primary); }
+.wan-table td, .wan-table th { text-align: left; vertical-align: top; padding: 6px 10px; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
 .wan-tag { white-space: nowrap; border-radius: 9px; padding: 1px 8px; border: 1px solid var(--border-color-primary); }
 .wan-tag.measured { background: var(--color-accent-soft); }
 #noise input[type=range], #boundary input[type=range] { transform: scaleX(-1); }
@@ -56,7 +56,6 @@ def build(explorer: Explorer):
     two = config.boundary_ratio is not None
     size = experts.parameters(config)
     begun = experts.plan(config)
-    gr.HTML(_STYLE, padding=False)
     gr.Markdown(_ABOUT if two else _ONE)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=380):
@@ -85,14 +84,14 @@ def build(explorer: Explorer):
         before = gr.HTML(elem_id="experts-before", padding=False)
         after = gr.HTML(elem_id="experts-after", padding=False)
     difference = gr.HTML(elem_id="experts-difference", padding=False)
-    gr.HTML(_table(), elem_id="experts-table", padding=False)
+    gr.HTML(_STYLE + _table(), elem_id="experts-table", padding=False)
     last = gr.State(None)
     fps = own.fps
 
     async def run(prompt: str, seed: int, count: int, ratio: float, previous: Run | None):
         def work(report: Callable[[dict], None]) -> dict:
             def show(number: int, step: Step, preview: Float["f h w 3"]):
-                name = f", {NAMES[step.expert]} expert" if two else ""
+                name = f", {NAMES[step.expert]}" if two else ""
                 said = markup.progress(f"Step {number + 1} of {int(count)}{name}", (number + 1) / count)
                 report({status: said, stage: markup.picture(preview, fps / config.vae.temporal_factor)})
 
@@ -179,8 +178,8 @@ def _told(steps: list[Step], level: float, size: Parameters) -> str:
     two = size.total > size.active
     values = {"noise level, timestep": f"{step.sigma:.3f}, {step.timestep}"}
     if two:
-        values = {TASKS[step.expert]: f"{NAMES[step.expert].capitalize()} expert"} | values
-    values["signal to noise"] = "none yet" if math.isinf(step.snr_db) else f"{step.snr_db:.1f} dB ({step.snr:.2g})"
+        values = {TASKS[step.expert]: NAMES[step.expert].capitalize()} | values
+    values["signal to noise"] = "none yet" if math.isinf(step.snr_db) else f"{step.snr_db:.1f} dB".replace("-", "−")
     values["parameters at work" + (", of both" if two else "")] = _millions(size, two)
     facts = markup.facts(values)
     bars = "".join(

@@ -19,7 +19,7 @@ _ABOUT = (
     "three seeds. Then flow matching is trained again on the pairs of noise and data that it has made itself "
     "(rectified flow). What is said below is measured in your run, whichever way it turns out."
 )
-_PLOTS = ("losses", "qualities", "straightnesses")
+_PLOTS = {"losses": "Training", "qualities": "Steps to quality", "straightnesses": "Straightness"}
 
 
 def build(explorer: Explorer):
@@ -30,13 +30,9 @@ def build(explorer: Explorer):
         start = gr.Button("Train", variant="primary", elem_id="flow-train", scale=1)
         stop = gr.Button("Stop", scale=1)
     status = gr.HTML(markup.said(""), elem_id="flow-status", padding=False, min_height=28)
-    ways = gr.Image(label="From noise to data", interactive=False, elem_id="flow-ways")
+    ways = _figure("From noise to data", "flow-ways")
     with gr.Row():
-        plots = {
-            "losses": gr.Image(label="Training", interactive=False),
-            "qualities": gr.Image(label="Steps to quality", interactive=False, elem_id="flow-quality"),
-            "straightnesses": gr.Image(label="Straightness", interactive=False),
-        }
+        plots = {name: _figure(said, f"flow-{name}") for name, said in _PLOTS.items()}
     found = gr.Markdown(elem_id="flow-finding")
 
     async def train(data: str):
@@ -46,7 +42,7 @@ def build(explorer: Explorer):
             from wan_jax.explain.finding import finding
 
             report({status: markup.progress("Compiling the training", 0.0)})
-            for known in compare(data):
+            for known in compare(data, reports=3):
                 report(
                     {
                         status: markup.progress(_said(known), known.done),
@@ -65,6 +61,10 @@ def build(explorer: Explorer):
     options = {"show_progress": "full", "show_progress_on": status} | DEVICE
     running = start.click(train, data, [status, ways, found, *plots.values()], **options)
     stop.click(lambda: markup.said("Stopped."), outputs=status, cancels=running, queue=False)
+
+
+def _figure(said: str, name: str) -> gr.Image:
+    return gr.Image(label=said, show_label=False, interactive=False, buttons=["fullscreen"], elem_id=name)
 
 
 def _said(known: "Comparison") -> str:

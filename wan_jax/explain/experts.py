@@ -13,7 +13,7 @@ from wan_jax.errors import WanError
 from wan_jax.experts import segments
 from wan_jax.models import abstract_params
 
-NAMES = "high noise", "low noise"
+NAMES = "high-noise expert", "low-noise expert"
 TASKS = "layout and motion", "texture and detail"
 _CARD = "wan_jax/weights/wan_mini/README.md"
 _WAN = "Wan2.2, README.md"

@@ -113,7 +113,7 @@ def losses(comparison: Comparison) -> Figure:
             axis.plot(np.arange(len(smooth)) * width, smooth, color=COLOURS[name], linewidth=1, label=label)
     axis.set_yscale("log")
     axis.legend(frameon=False, fontsize=8)
-    _label(axis, "training step", "loss", "each against its own target, three seeds")
+    _label(axis, "training step", "loss", "loss of each against its own target")
     return figure
 
 
@@ -127,14 +127,13 @@ def qualities(comparison: Comparison) -> Figure:
         axis.plot(COUNTS, distances.mean(0), label=label, linewidth=1.5, **style)
         axis.fill_between(COUNTS, distances.min(0), distances.max(0), color=COLOURS[name], alpha=0.15, linewidth=0)
     floor = comparison.floor.mean()
-    axis.axhline(floor, color=_INK, linewidth=0.8, linestyle="--")
-    axis.annotate("data against data", (COUNTS[0], floor), xytext=(0, 3), textcoords="offset points", fontsize=8)
+    axis.axhline(floor, color=_INK, linewidth=0.8, linestyle="--", label="data against data")
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xticks(COUNTS, map(str, COUNTS))
     axis.minorticks_off()
     axis.legend(frameon=False, fontsize=8)
-    _label(axis, "steps from noise to data", "distance to the data")
+    _label(axis, "steps from noise to data", "distance to the data", "steps to quality")
     return figure
 
 
