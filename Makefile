@@ -7,7 +7,7 @@ OUT ?= out.mp4
 # Most of a test is compiling, on one core: two tests at a time, a file's tests together while others wait.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: video test parity tpu notebooks docs lint clean
+.PHONY: video test parity tpu app notebooks docs lint clean
 
 video: $(VENV)/.user  ## a video from PROMPT, written to OUT, and eight of its frames beside it
 	$(BIN)/python -m wan_jax generate --prompt "$(PROMPT)" --out "$(OUT)" --sheet "$(basename $(OUT)).png"
@@ -20,6 +20,9 @@ parity: $(VENV)/.parity  ## the comparisons with PyTorch and Diffusers
 
 tpu: $(VENV)/.tpu  ## what needs the TPU compiler, but no TPU
 	$(BIN)/python -m pytest -m libtpu
+
+app: $(VENV)/.app  ## what needs a browser: the Explorer
+	$(BIN)/python -m pytest -m browser -s
 
 notebooks: $(VENV)-notebooks/.notebooks  ## runs them from top to bottom; NOTEBOOKS names some
 	$(VENV)-notebooks/bin/python notebooks/build.py $(NOTEBOOKS)
@@ -51,6 +54,11 @@ $(VENV)/.parity: requirements-parity.txt requirements-test.txt requirements.txt 
 
 $(VENV)/.tpu: requirements-tpu.txt requirements-test.txt requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements-tpu.txt
+	touch $@ $(VENV)/.test $(VENV)/.user
+
+$(VENV)/.app: requirements-app.txt requirements-test.txt requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements-app.txt
+	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
 	touch $@ $(VENV)/.test $(VENV)/.user
 
 # An environment of its own, as a reader has it.

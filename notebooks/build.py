@@ -23,6 +23,8 @@ NAMES = (
     "text_to_video",
     "conditioned",
     "inside_the_vae",
+    "flow_matching",
+    "two_experts",
     "sharding",
     "lora",
     "pod_slice",

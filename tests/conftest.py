@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 
 import jax
 import pytest
@@ -30,8 +31,22 @@ def compiled_programs():
     jax.clear_caches()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--screenshots", metavar="DIR", help="where the browser's tests write pictures of the Explorer")
+
+
 def pytest_collection_modifyitems(items):
-    if importlib.util.find_spec("libtpu") is None:
-        for item in items:
-            if item.get_closest_marker("libtpu"):
-                item.add_marker(pytest.mark.skip(reason="needs the TPU compiler: make tpu"))
+    if not _installed("libtpu"):
+        _skip(items, "libtpu", "needs the TPU compiler: make tpu")
+    if not _installed("playwright", "gradio") or shutil.which("chromium") is None:
+        _skip(items, "browser", "needs Gradio, Playwright and Chromium: make app")
+
+
+def _installed(*modules: str) -> bool:
+    return all(importlib.util.find_spec(module) for module in modules)
+
+
+def _skip(items, marker: str, reason: str):
+    for item in items:
+        if item.get_closest_marker(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -22,8 +22,8 @@ LAYERS = [
     {"pipelines"},
     {"data"},
     {"train"},
-    {"plan"},
-    {"cli"},
+    {"plan", "explain"},
+    {"cli", "app"},
     {"__init__", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

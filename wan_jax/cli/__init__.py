@@ -8,7 +8,7 @@ import sys
 
 import tyro
 
-from wan_jax.cli import generate, mini, plan, training, vae
+from wan_jax.cli import app, generate, mini, plan, training, vae
 from wan_jax.errors import WanError
 
 _COMMANDS = {
@@ -19,6 +19,7 @@ _COMMANDS = {
     "eval-vae": vae.eval_vae,
     "eval-mini": mini.eval_mini,
     "plan": plan.plan,
+    "app": app.app,
     "data": training.data,
     "new": training.new,
     "train": training.train,

@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -13,6 +13,9 @@ from wan_jax.cli.longer import ONE_SEGMENT, Longer
 from wan_jax.cli.options import Mesh, Switch, flag, parse_size, print_result
 from wan_jax.cli.updates import NO_UPDATES, Updates
 from wan_jax.errors import WanError
+
+if TYPE_CHECKING:
+    from wan_jax import WanPipeline
 
 
 def generate(
@@ -107,7 +110,7 @@ def generate(
     from wan_jax.pipelines.preview import Preview
     from wan_jax.pipelines.request import Request
 
-    settings = _stored_settings(source) if source else {}
+    settings = stored_settings(source) if source else {}
     prompt = settings.get("prompt") if prompt is None else prompt
     if prompt is None:
         raise WanError("--prompt is missing: say what to show, or name an earlier video with --from")
@@ -154,7 +157,7 @@ def generate(
     if len(prompts) > 1:
         long_video.overlap_of(config, longer.overlap, request.num_frames)
     started = time.monotonic()
-    pipe = _pipeline(
+    pipe = load_pipeline(
         model,
         dtype=chosen(dtype, "dtype"),
         vae_dtype=settings.get("vae_dtype"),
@@ -226,7 +229,8 @@ def _note(model: str, prompt: str) -> str | None:
     return None if folder is None else known_words.note(prompt, folder / "tokenizer")
 
 
-def _pipeline(model: str, *, dtype: str | None, **options: Any):
+def load_pipeline(model: str, *, dtype: str | None, **options: Any) -> "WanPipeline":
+    """`WanPipeline.from_pretrained`; without a dtype in bfloat16, and on CPUs, which are slow at that, in float32."""
     import jax
 
     from wan_jax import WanPipeline
@@ -238,7 +242,12 @@ def _pipeline(model: str, *, dtype: str | None, **options: Any):
     return WanPipeline.from_pretrained(model, dtype=dtype, **options)
 
 
-def _stored_settings(path: str) -> dict[str, Any]:
+def stored_settings(path: str | Path) -> dict[str, Any]:
+    """How a video was made, as its file says.
+
+    Raises:
+        WanError: it cannot be read, or does not say enough to make it again.
+    """
     from wan_jax.video_io import read_metadata
 
     settings = read_metadata(path)

@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from wan_jax import metrics
 from wan_jax.errors import WanError
 from wan_jax.perceptual import lpips
-from wan_jax.pipelines.autoencoder import fetch, open_autoencoder, to_pixels, to_unit_range
+from wan_jax.pipelines.autoencoder import Autoencoder, fetch, open_autoencoder, to_pixels, to_unit_range
 from wan_jax.pipelines.vae_files import check_frames, peak_memory_bytes
 from wan_jax.typing import Float, Params, UInt8
 from wan_jax.video_io import check_output, export_to_video, read_video
@@ -67,24 +67,42 @@ def reconstruct_file(
 
     def decoded() -> Iterator[UInt8["f h w c"]]:
         nonlocal seen
+        latents = coder.encode(itertools.islice(video, max_frames))
         original = itertools.islice(video, max_frames)
-        latents = (piece[None] for piece in coder.encode(itertools.islice(video, max_frames)))
         with tqdm(unit="frame", total=max_frames) as bar:
-            for chunk in coder.decode(latents):
-                # Frames that were added to fill the last latent have no original.
-                before = np.stack(list(itertools.islice(original, chunk.shape[1])))
-                after = to_unit_range(chunk[0, : len(before), : video.height, : video.width])
-                measured = measure(judge, _LPIPS, before / np.float32(255), after)
-                yield fetch(*to_pixels(chunk, video.height, video.width))[: len(before)]
+            for pixels, measured in measure_restored(coder, original, latents, (video.height, video.width), judge):
+                yield pixels
                 sums.update({name: float(values.sum()) for name, values in measured.items()})
-                seen += len(before)
-                bar.update(len(before))
+                seen += len(pixels)
+                bar.update(len(pixels))
 
     started = time.monotonic()
     export_to_video(decoded(), dst, video.fps, {"model": model, "source": os.path.basename(src)})
     quality = {name: total / seen for name, total in sums.items()}
     costs = {"fps": seen / (time.monotonic() - started), "peak_memory_bytes": peak_memory_bytes(coder.mesh)}
     return {"out": str(dst), "frames": seen} | quality | costs
+
+
+def measure_restored(
+    coder: Autoencoder,
+    original: Iterator[UInt8["h w 3"]],
+    latents: Iterable[Float["f h w c"]],
+    size: tuple[int, int],
+    judge: Params | None = None,
+) -> Iterator[tuple[UInt8["f h w 3"], dict[str, Float[" f"]]]]:
+    """Decodes latents; yields a few frames at a time, with what `measure` tells of each.
+
+    Args:
+        original: the frames that were encoded, in their order.
+        size: their height and width.
+        judge: as for `measure`.
+    """
+    for chunk in coder.decode(piece[None] for piece in latents):
+        # Frames that were added to fill the last latent have no original.
+        before = np.stack(list(itertools.islice(original, chunk.shape[1])))
+        after = to_unit_range(chunk[0, : len(before), : size[0], : size[1]])
+        measured = measure(judge, _LPIPS, before / np.float32(255), after)
+        yield fetch(*to_pixels(chunk, *size))[: len(before)], measured
 
 
 @partial(jax.jit, static_argnames="net")

@@ -54,6 +54,8 @@ class Request:
         if config.boundary_ratio is None:
             given["guidance_scale_2"] = own["guidance_scale_2"] = None
         values = {name: own.get(name) if value is None else value for name, value in given.items()}
+        for name in ("guidance_scale", "guidance_scale_2"):  # an int would be traced as one
+            values[name] = None if values[name] is None else float(values[name])
         request = cls(prompt=prompts, negative_prompt=negatives, **values)
         request.check(config)
         return request

@@ -339,8 +339,7 @@ class WanPipeline:
 
     def _noise(self, shape: tuple[int, ...], seed: int, latents: Float["b c f h w"] | None) -> Float["b f h w c"]:
         if latents is None:
-            keys = [jax.random.key(seed + i) for i in range(shape[0])]
-            return jnp.stack([jax.random.normal(key, shape[1:], jnp.float32) for key in keys])
+            return gaussian_noise(shape, seed)
         expected = (shape[0], shape[-1], *shape[1:-1])
         if tuple(latents.shape) != expected:
             raise WanError(f"latents have shape {list(latents.shape)}, expected {list(expected)}")
@@ -462,6 +461,12 @@ class WanPipeline:
             | {"prompt": prompt, "negative_prompt": negative, "seed": None if given_latents else request.seed + i}
             for i, (prompt, negative) in enumerate(zip(request.prompt, request.negative_prompt))
         ]
+
+
+def gaussian_noise(shape: tuple[int, ...], seed: int) -> Float["b f h w c"]:
+    """What a run starts from: the noise of the first video is that of `seed`, that of the next one of seed + 1."""
+    keys = [jax.random.key(seed + i) for i in range(shape[0])]
+    return jnp.stack([jax.random.normal(key, shape[1:], jnp.float32) for key in keys])
 
 
 @jax.jit

@@ -1,0 +1,106 @@
+"""First paint of the Explorer, and memory of its server over 20 videos, in a real browser (Linux).
+
+    python -m benchmarks.explorer [JOBS] [STEPS]
+
+Needs what `make app` installs.  Prints JSON: milliseconds to the first contentful paint of five visits, seconds of each
+job, and the server's resident memory in MiB at the start and after each job.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+VISITS, START_S = 5, 120
+PATIENCE_MS = 300_000
+
+
+def main(jobs: int = 20, steps: int = 4):
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        server, address = _serve(folder)
+        try:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            paints = [_first_paint(browser, address) for _ in range(VISITS)]
+            memory, seconds = _run_jobs(browser, address, server.pid, jobs, steps)
+            browser.close()
+        finally:
+            server.terminate()
+            server.wait()
+    half = len(memory) // 2
+    growth = statistics.mean(memory[half:]) - statistics.mean(memory[half // 2 : half])
+    print(
+        json.dumps(
+            {
+                "cores": os.cpu_count(),
+                "load": os.getloadavg()[0],
+                "first_contentful_paint_ms": paints,
+                "steps": steps,
+                "job_s": seconds,
+                "rss_mib": memory,
+                "second_half_above_second_quarter_mib": round(growth, 1),
+            }
+        )
+    )
+
+
+def _serve(folder: str) -> tuple[subprocess.Popen, str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "wan_jax", "app", "--port", str(port), "--folder", folder]
+    server, address = subprocess.Popen(command, stdout=subprocess.DEVNULL), f"http://127.0.0.1:{port}"
+    for _ in range(START_S):
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return server, address
+        except OSError:
+            time.sleep(1)
+    server.kill()
+    raise SystemExit("the server did not start")
+
+
+def _first_paint(browser, address: str) -> int:
+    """Of a visitor whose browser has nothing of the page yet."""
+    page = browser.new_context().new_page()
+    page.goto(address)
+    page.wait_for_selector("#generate")
+    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    page.context.close()
+    return round(paint)
+
+
+def _run_jobs(browser, address: str, pid: int, jobs: int, steps: int) -> tuple[list[float], list[float]]:
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(address)
+    page.get_by_text("More settings").click()
+    page.locator("#steps input[type=number]").fill(str(steps))
+    memory, seconds = [_resident_mib(pid)], []
+    for job in range(jobs):
+        page.locator("#seed input").fill(str(job))
+        page.locator("#seed input").press("Tab")
+        started = time.monotonic()
+        page.click("#generate")
+        page.locator("#status").get_by_text(f", seed {job}").wait_for()
+        seconds.append(round(time.monotonic() - started, 1))
+        memory.append(_resident_mib(pid))
+    return memory, seconds
+
+
+def _resident_mib(pid: int) -> float:
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    (resident,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
+    return round(int(resident) / 1024, 1)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,308 @@
+"""The Explorer as its users meet it: the real server, a real browser.
+
+    make app                                                               # installs both, and runs this
+    .venv/bin/python -m pytest -m browser -s --screenshots docs/explorer   # also writes pictures of the tabs
+
+The tests share a server, and follow each other as a visit does.
+"""
+
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from wan_jax.app import history
+from wan_jax.video_io import read_metadata
+
+pytestmark = pytest.mark.browser
+
+PATIENCE_MS = 900_000  # compiling, on a machine that has other things to do
+START_S = 300
+WINDOW = {"width": 1280, "height": 800}
+TABS = ("Generate", "Experts", "Flow", "VAE", "Plan")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("videos")
+
+
+@pytest.fixture(scope="module")
+def address(folder, tmp_path_factory):
+    """Of a server in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("log") / "server.txt"
+    command = [sys.executable, "-m", "wan_jax", "app", "--port", str(port), "--folder", str(folder)]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process:
+        address = f"http://127.0.0.1:{port}"
+        try:
+            _wait_for(address, process, log)
+            yield address
+            assert process.poll() is None, log.read_text()
+        finally:
+            process.terminate()
+    assert process.returncode == 0, log.read_text()
+
+
+def _wait_for(address: str, process: subprocess.Popen, log: Path):
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> list[str]:
+    """Requests to other hosts, of all pages."""
+    return []
+
+
+@pytest.fixture
+def page(browser, address, elsewhere):
+    page = browser.new_page(viewport=WINDOW)
+    page.set_default_timeout(PATIENCE_MS)
+    page.on("request", lambda request: _is_here(request.url, address) or elsewhere.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#generate")
+    yield page
+    page.close()
+
+
+def _is_here(url: str, address: str) -> bool:
+    return url.startswith((address, "data:", "blob:"))
+
+
+def set_steps(page, count: int):
+    if not page.locator("#steps input[type=number]").is_visible():
+        page.get_by_text("More settings").click()
+    page.locator("#steps input[type=number]").fill(str(count))
+    page.locator("#steps input[type=number]").press("Tab")
+
+
+def choose(page, dropdown: str, value: str):
+    page.locator(f"#{dropdown} input").click()
+    page.get_by_role("option", name=value, exact=True).click()
+
+
+def generate(page, steps: int):
+    set_steps(page, steps)
+    page.click("#generate")
+
+
+def wait_for_status(page, text: str, where: str = "#status"):
+    page.locator(where).get_by_text(text).wait_for()
+
+
+def test_first_paint(page):
+    """Under 3 s on two idle cores; the bar here leaves room for a busy machine."""
+    page.wait_for_timeout(500)
+    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    print(f"\nfirst paint after {paint:.0f} ms")
+    assert paint < 15_000
+    assert page.title() == "Wan Explorer"
+    assert [tab for tab in TABS if page.get_by_role("tab", name=tab).is_visible()] == list(TABS)
+
+
+def test_generate(page, folder):
+    page.locator("#prompt textarea").fill("two small blue cubes orbit over the blue sea")
+    page.locator("#seed input").fill("11")
+    generate(page, steps=4)
+    page.wait_for_selector(".wan-stage img[alt=preview]")
+    wait_for_status(page, "seed 11")
+    (path,) = history.videos(folder)
+    settings = read_metadata(path)
+    assert (settings["seed"], settings["num_inference_steps"]) == (11, 4)
+    assert settings["prompt"] == "two small blue cubes orbit over the blue sea"
+    page.wait_for_function("document.querySelector('#result video')?.videoWidth === 128")
+    page.wait_for_selector("#history img")
+
+
+def test_cancel_and_go_on(page, folder):
+    before = history.videos(folder)
+    generate(page, steps=100)
+    wait_for_status(page, "Step 2 of 100")
+    page.click("#stop")
+    wait_for_status(page, "Stopped.")
+    generate(page, steps=2)
+    wait_for_status(page, ".mp4")
+    new, *others = history.videos(folder)
+    assert others == before
+    assert read_metadata(new)["num_inference_steps"] == 2
+
+
+def test_waits_for_its_turn(page, browser, address):
+    """A second visitor is told the place in line, and is served when the first one is done."""
+    generate(page, steps=100)
+    wait_for_status(page, "Step 1 of 100")
+    second = browser.new_page(viewport=WINDOW)
+    second.goto(address)
+    second.wait_for_selector("#generate")
+    generate(second, steps=2)
+    wait_for_status(second, "queue: 1/1")
+    page.click("#stop")
+    second.locator("#status").get_by_text(".mp4").wait_for(timeout=PATIENCE_MS)
+    second.close()
+
+
+def test_bad_upload_and_bad_value_are_a_line(page, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"this is no video" * 1000)
+    page.get_by_role("tab", name="VAE").click()
+    page.set_input_files("#clip input[type=file]", bad)
+    page.wait_for_selector("#clip video")
+    page.click("#reconstruct")
+    wait_for_status(page, "cannot read", "#vae-status")
+    assert page.locator("#vae-status").inner_text().count("\n") == 0
+    page.get_by_role("tab", name="Generate").click()
+    page.locator("#prompt textarea").fill("")
+    generate(page, steps=2)
+    wait_for_status(page, "The prompt is empty")
+    page.locator("#prompt textarea").fill("a red ball")
+    page.click("#generate")
+    wait_for_status(page, ".mp4")
+
+
+def test_history_after_a_reload(page, folder):
+    """The oldest is the one of the first test: its settings come back."""
+    paths = history.videos(folder)
+    page.reload()
+    page.locator("#history img").nth(len(paths) - 1).click()
+    wait_for_status(page, paths[-1].name)
+    assert page.locator("#prompt textarea").input_value() == "two small blue cubes orbit over the blue sea"
+    assert page.locator("#seed input").input_value() == "11"
+    page.get_by_text("More settings").click()
+    assert page.locator("#steps input[type=number]").input_value() == "4"
+
+
+def test_autoencoder(page):
+    """Without a clip, the newest video that was made."""
+    page.get_by_role("tab", name="VAE").click()
+    page.click("#reconstruct")
+    page.locator("#vae-facts").get_by_text("PSNR").wait_for()
+    assert float(page.locator("#vae-facts b").first.inner_text().split()[0]) > 25
+    page.wait_for_function("document.querySelector('#again video')?.videoWidth === 128")
+
+
+def test_moved_boundary_changes_the_video(page):
+    """What was made before stays beside what is made now, with how far they are apart; the slider goes through it."""
+    page.get_by_role("tab", name="Experts").click()
+    fill(page, "#experts-steps", 4)
+    page.click("#experts-run")
+    wait_for_status(page, "Move the slider", "#experts-status")
+    first = page.locator("#experts-after img").get_attribute("src")
+    look_through(page)
+    fill(page, "#boundary", 0.3)
+    page.click("#experts-run")
+    page.locator("#experts-difference").get_by_text("PSNR").wait_for()
+    assert page.locator("#experts-before img").get_attribute("src") == first
+    assert page.locator("#experts-after img").get_attribute("src") != first
+    said = page.locator("#experts-difference").inner_text()
+    before, now = map(int, re.search(r"did (\d) steps, and now (\d)", said).groups())
+    assert 0 < before < now
+    assert 5 < float(re.search(r"PSNR (\S+) dB", said)[1]) < 60
+
+
+def look_through(page):
+    """From noise to video, the other expert takes over, and the preview becomes another one."""
+    assert "High-noise expert" in page.locator("#experts-facts").inner_text()
+    noisy = page.locator("#experts-preview img").get_attribute("src")
+    fill(page, "#noise", 0)
+    page.locator("#experts-facts").get_by_text("Low-noise expert").first.wait_for()
+    assert "texture and detail" in page.locator("#experts-facts").inner_text()
+    assert page.locator("#experts-preview img").get_attribute("src") != noisy
+
+
+def fill(page, slider: str, value: float):
+    box = page.locator(f"{slider} input[type=number]")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def test_flow(page):
+    """All three are trained; the plots are there, and the finding names the steps that were needed."""
+    page.get_by_role("tab", name="Flow").click()
+    page.get_by_text("two moons").click()
+    page.click("#flow-train")
+    page.locator("#flow-ways img").wait_for()
+    wait_for_status(page, "Trained and measured.", "#flow-status")
+    found = page.locator("#flow-finding").inner_text()
+    assert "The distance to two moons after 4 steps" in found
+    assert re.search(r"straightened needs \d+", found)
+    assert page.locator("#flow-qualities img").is_visible()
+
+
+def test_nothing_left_the_machine(elsewhere):
+    assert elsewhere == []
+
+
+def test_screenshots(page, folder, request):
+    """Of the tabs as the tests left them, small enough for the repository."""
+    target = request.config.getoption("--screenshots")
+    if target is None:
+        pytest.skip("only with --screenshots")
+    Path(target).mkdir(parents=True, exist_ok=True)
+    page.click("#generate")
+    wait_for_status(page, "Step 12 of 20")
+    _write(page, Path(target) / "generate_running.png")
+    wait_for_status(page, ".mp4")
+    page.wait_for_timeout(1500)
+    _write(page, Path(target) / "generate.png")
+    page.get_by_role("tab", name="VAE").click()
+    page.click("#reconstruct")
+    page.locator("#vae-facts").get_by_text("PSNR").wait_for()
+    page.click("#memory")
+    page.wait_for_selector("#vae-memory svg")
+    page.locator("#vae-memory").scroll_into_view_if_needed()
+    page.wait_for_timeout(1000)
+    _write(page, Path(target) / "vae.png")
+    page.get_by_role("tab", name="Plan").click()
+    choose(page, "chips", "v6e:1x1")
+    choose(page, "plan-model", "wan21_t2v_1_3b")
+    page.click("#plan")
+    page.wait_for_selector("#plan-answer .wan-rows")
+    page.wait_for_timeout(500)
+    _write(page, Path(target) / "plan.png")
+    page.get_by_role("tab", name="Experts").click()
+    for boundary in (0.875, 0.3):
+        fill(page, "#boundary", boundary)
+        page.click("#experts-run")
+        wait_for_status(page, "Move the slider", "#experts-status")
+    fill(page, "#noise", 0.8)
+    page.wait_for_timeout(1000)
+    _write(page, Path(target) / "experts.png")
+    page.get_by_role("tab", name="Flow").click()
+    page.click("#flow-train")
+    wait_for_status(page, "Trained and measured.", "#flow-status")
+    page.wait_for_timeout(1000)
+    _write(page, Path(target) / "flow.png")
+
+
+def _write(page, path: Path):
+    picture = Image.open(io.BytesIO(page.screenshot(animations="disabled")))
+    picture.convert("RGB").quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -1,0 +1,96 @@
+"""The tab of the autoencoder: a clip and what comes back, its latents, and the memory of both ways to decode."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from wan_jax.app import autoencoding, history, markup
+from wan_jax.app.explorer import Explorer
+from wan_jax.app.jobs import DEVICE, stream
+from wan_jax.errors import WanError
+
+_ABOUT = (
+    "The autoencoder makes a video small, and whole again: {time} frames and {side}×{side} pixels become one latent of "
+    "{channels} numbers. It is causal: a frame depends on those before it alone, so a clip of any length goes through "
+    "it piece by piece, with a cache of what the convolutions still need."
+)
+
+_HEIGHT = 270  # pixels of the pictures
+_STRIP = "Latents: a row a channel, a column a frame"
+_HOW = "Add a clip; without one, the newest video made here is taken."
+
+
+def build(explorer: Explorer):
+    """Adds the widgets and what they do to the tab that is being built."""
+    config = explorer.config.vae
+    gr.Markdown(_ABOUT.format(time=config.temporal_factor, side=config.spatial_factor, channels=config.z_dim))
+    with gr.Row():
+        clip = gr.Video(label="A clip", sources=["upload"], height=_HEIGHT, elem_id="clip")
+        again = gr.Video(
+            label="What comes back",
+            interactive=False,
+            buttons=["download"],
+            autoplay=True,
+            height=_HEIGHT,
+            elem_id="again",
+        )
+        strip = gr.Image(label=_STRIP, interactive=False, buttons=["fullscreen"], height=_HEIGHT, elem_id="strip")
+    facts = gr.HTML(elem_id="vae-facts", padding=False)
+    status = gr.HTML(markup.said(_HOW), elem_id="vae-status", padding=False, min_height=28)
+    with gr.Row():
+        start = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct", scale=3)
+        measure = gr.Button("Compare memory", elem_id="memory", scale=2)
+        stop = gr.Button("Stop", scale=1)
+    with gr.Row():
+        frames = gr.Slider(5, 81, 33, step=4, label="Frames at most")
+        side = gr.Dropdown([128, 256, 512], value=128, label="Longest side, in pixels")
+    memory = gr.HTML(elem_id="vae-memory", padding=False)
+    shown = [clip, again, status, facts, strip]
+
+    async def reconstruct(path: str | None, most: int, longest: int):
+        def work(report: Callable[[dict], None]) -> dict:
+            def show(said: str, done: float):
+                report({status: markup.progress(said, done)})
+
+            source = path or _newest(explorer)
+            found = autoencoding.reconstruct(explorer, source, int(most), int(longest), show)
+            return {
+                clip: source,
+                again: str(found.path),
+                strip: found.strip,
+                facts: markup.facts(found.facts),
+                status: markup.said(f"{found.frames} frames of {found.width}×{found.height}"),
+            }
+
+        async for update in stream(work, _failed):
+            yield update
+
+    async def compare(longest: int):
+        def work(report: Callable[[dict], None]) -> dict:
+            def show(said: str, done: float):
+                report({status: markup.progress(said, done)})
+
+            found = autoencoding.decoding_memory(explorer, int(longest), show)
+            plot = markup.lines(found, f"frames of {longest}×{longest}", "MiB to decode")
+            return {memory: plot + markup.said(autoencoding.MEASURED), status: markup.said("")}
+
+        async for update in stream(work, _failed):
+            yield update
+
+    def _failed(line: str) -> dict[Any, str]:
+        return {status: markup.said(line, error=True)}
+
+    options = {"show_progress": "full", "show_progress_on": status} | DEVICE
+    running = [
+        start.click(reconstruct, [clip, frames, side], shown, **options),
+        measure.click(compare, side, [memory, status], **options),
+    ]
+    stop.click(lambda: markup.said("Stopped."), outputs=status, cancels=running, queue=False)
+
+
+def _newest(explorer: Explorer) -> str:
+    paths = history.videos(explorer.folder)
+    if not paths:
+        raise WanError("There is no clip: add one, or make a video first")
+    return str(paths[0])
