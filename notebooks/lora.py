@@ -74,8 +74,8 @@ dtype = prepare(FOLDER)
 
 # %% [markdown]
 # ## Clips
-# Put your own into this folder: videos, and beside each a text file of the same name with what it shows. We draw sixteen
-# of the little world, and turn them brown.
+# Put your own into this folder: videos, and beside each a text file of the same name with what it shows. We draw
+# sixteen of the little world, and turn them brown.
 
 # %%
 import numpy as np

@@ -58,11 +58,12 @@ print("nothing had to be installed")
 
 # %% [markdown]
 # ## What to run, and where
-# On a slice `FOLDER` is a bucket. `MODEL` is small here, so that two CPU cores can play two hosts.
+# On a slice `FOLDER` is a bucket. Two CPU cores play two hosts here, so the high-noise expert of a small model is
+# trained from random weights, with tiny clips; `wan_mini` lends its text encoder and autoencoder.
 
 # %%
 FOLDER = "files"
-MODEL, RECIPE, RUN = "wan_mini", "train_wan_mini_vace", "vace_high"
+MODEL, RECIPE, RUN = "wan_mini", "train_wan_mini", "high"
 SLICE = Path(FOLDER, "slice")
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -124,17 +125,18 @@ def last_line(process):
 
 shutil.rmtree(SLICE, ignore_errors=True)
 DATA, RUNS = SLICE / "data", SLICE / "runs"
-size, units = ("--size", "64x64", "--frames", 5), ("--units", "text", "--validation", 0)
-build = ("data", "build", "--src", "world:32", "--out", DATA, "--model", MODEL, *size, *units)
+size = ("--size", "64x64", "--frames", 5, "--validation", 0)
+build = ("data", "build", "--src", "world:32", "--out", DATA, "--model", MODEL, *size)
 print("python -m wan_jax", *build)
 print(last_line(wan(*build)))
 
 # %%
-STEPS = 200
+STEPS = 24
 TRAIN = (
-    *("train", "--config", RECIPE, "--run", RUN, f"base={MODEL}", f"init={MODEL}", f"data={DATA}", f"out={RUNS}"),
-    *(f"steps={STEPS}", "batch=4", "log_every=1", "save_every=50", "validate_every=0", "--stopped-status", 75),
+    *("train", "--config", RECIPE, "--run", RUN, f"base={MODEL}", f"data={DATA}", f"out={RUNS}", f"steps={STEPS}"),
+    *("batch=4", "log_every=1", "save_every=8", "validate_every=0", "--stopped-status", 75),
 )
+QUICK = "--xla_backend_optimization_level=0"  # for a few steps, compiling well takes longer than it saves
 
 
 def slurm(process, count):
@@ -144,6 +146,7 @@ def slurm(process, count):
         "SLURM_NTASKS": count,
         "SLURM_PROCID": process,
         "SLURM_LOCALID": process,
+        "XLA_FLAGS": QUICK,
     }
 
 
@@ -160,7 +163,7 @@ import signal
 import time
 
 started = time.monotonic()
-while not list((RUNS / RUN / "checkpoints").glob("50")) and all(host.poll() is None for host in hosts):
+while not list((RUNS / RUN / "checkpoints").glob("8")) and all(host.poll() is None for host in hosts):
     time.sleep(0.2)
 print(f"a checkpoint after {time.monotonic() - started:.0f} s")
 hosts[1].send_signal(signal.SIGTERM)
@@ -172,41 +175,29 @@ for host in hosts:
 # Checkpoints know no mesh: arrays are read into whatever pieces the new one asks for.
 
 # %%
-again = wan(*TRAIN)
+again = wan(*TRAIN, XLA_FLAGS=QUICK)
 print(f"{last_line(again)!r}, status {again.returncode}")
 
 # %% [markdown]
 # ## Nothing was lost
-# The journal names the clips of every step, of each process. Together they are those of a run that nobody stopped:
-# every step once, four clips in each, and each clip once in every pass over the dataset.
+# The journal names the clips of every step, as each process has seen them. Together they are those of a run that nobody
+# stopped: every step once, four clips in each, and each of the 32 clips once in every eight steps.
 
 # %%
-import numpy as np
-from figures import plt, save
-
 from wan_jax.train.journal import read_journal
 
-entries = read_journal(RUNS / RUN)
 clips, losses = {}, {}
-for entry in entries:
-    clips.setdefault(entry["step"], []).extend(entry.get("ids", []))
-    if "train/loss" in entry:
-        losses[entry["step"]] = entry["train/loss"]
-clips = {step: ids for step, ids in clips.items() if ids}
-files = sorted((RUNS / RUN / "journal").glob("*.00001.jsonl"))
-stopped_at = max(int(file.name.partition(".")[0]) for file in files)  # the last that the second process wrote
-in_order = [clip for step in sorted(clips) for clip in clips[step]]
-passes = [in_order[i : i + 32] for i in range(0, len(in_order) // 32 * 32, 32)]
-print(f"stopped after step {stopped_at}; steps told once: {sorted(clips) == list(range(1, STEPS + 1))}")
-print(f"clips in a step: {set(map(len, clips.values()))}; clips in a pass: {set(len(set(ids)) for ids in passes)}")
+for entry in read_journal(RUNS / RUN):
+    if "ids" in entry:
+        clips.setdefault(entry["step"], []).append([name.lstrip("0-") or "0" for name in entry["ids"]])
+    losses |= {entry["step"]: entry["train/loss"]} if "train/loss" in entry else {}
+for step, seen in clips.items():
+    of_each = " | ".join(" ".join(f"{name:>2}" for name in ids) for ids in seen)
+    print(f"step {step:2}  loss {losses[step]:.3f}  clips {of_each}")
 
-figure, axis = plt.subplots(figsize=(5, 2.2))
-smooth = np.convolve([losses[step] for step in sorted(losses)], np.ones(20) / 20, "valid")
-axis.plot(range(20, 20 + len(smooth)), smooth)
-axis.axvline(stopped_at, color="tab:red", lw=1)
-axis.text(stopped_at + 3, smooth.max(), "two processes, then one", va="top")
-axis.set(xlabel="step", ylabel="loss, mean of 20")
-save(figure, "preemption", "Loss of a run that two processes began; one was told to stop, and a single one went on")
+in_order = [name for seen in clips.values() for ids in seen for name in ids]
+passes = [len(set(in_order[start : start + 32])) for start in range(0, len(in_order), 32)]
+print(f"every step once: {list(clips) == list(range(1, STEPS + 1))}; different clips in each pass: {passes}")
 
 # %% [markdown]
 # The tests go further: killed with `kill -9` at any point a run ends bit for bit as one that was not, and one of a

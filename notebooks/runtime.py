@@ -7,8 +7,6 @@ import shutil
 import warnings
 from pathlib import Path
 
-from wan_jax.cluster import is_tpu_host
-
 
 def prepare(folder: str) -> str:
     """Makes `folder`, lets compiled programs go there, and prints what this machine is.
@@ -23,16 +21,18 @@ def prepare(folder: str) -> str:
     # Progress bars would only fill the pages; a failing command prints its error all the same.
     os.environ["TQDM_DISABLE"] = "1"
     warnings.filterwarnings("ignore", message="IProgress not found")
-
-    if importlib.util.find_spec("libtpu") and not is_tpu_host() and not shutil.which("nvidia-smi"):
-        # The planner's compiler is there, and no TPU: JAX would look for one, and say at length that it found none.
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's errors, but not its warnings
 
     import jax
 
+    from wan_jax.cluster import is_tpu_host
     from wan_jax.pipelines.device import warn_of_idle_tpu
     from wan_jax.room import free_host_bytes
 
+    if importlib.util.find_spec("libtpu") and not is_tpu_host() and not shutil.which("nvidia-smi"):
+        # The planner's compiler is there, and no TPU: JAX would look for one, and say at length that it found none.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        jax.config.update("jax_platforms", "cpu")
     warn_of_idle_tpu()
     device, free = jax.devices()[0], free_host_bytes()
     memory = "" if free is None else f"{free / 2**30:.0f} GiB of memory and "
