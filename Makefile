@@ -7,7 +7,7 @@ OUT ?= out.mp4
 # Most of a test is compiling, on one core: two tests at a time, a file's tests together while others wait.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: video test parity tpu app docs lint clean
+.PHONY: video test parity tpu app notebooks docs lint clean
 
 video: $(VENV)/.user  ## a video from PROMPT, written to OUT, and eight of its frames beside it
 	$(BIN)/python -m wan_jax generate --prompt "$(PROMPT)" --out "$(OUT)" --sheet "$(basename $(OUT)).png"
@@ -24,6 +24,9 @@ tpu: $(VENV)/.tpu  ## what needs the TPU compiler, but no TPU
 app: $(VENV)/.app  ## what needs a browser: the Explorer
 	$(BIN)/python -m pytest -m browser -s
 
+notebooks: $(VENV)-notebooks/.notebooks  ## runs them from top to bottom; NOTEBOOKS names some
+	$(VENV)-notebooks/bin/python notebooks/build.py $(NOTEBOOKS)
+
 docs: $(VENV)-docs/.docs  ## a site of README, docs/ and docstrings, in build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict
 
@@ -32,7 +35,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs
+	rm -rf $(VENV) $(VENV)-notebooks $(VENV)-docs
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +60,12 @@ $(VENV)/.app: requirements-app.txt requirements-test.txt requirements.txt | $(BI
 	$(BIN)/python -m pip install --quiet -r requirements-app.txt
 	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
 	touch $@ $(VENV)/.test $(VENV)/.user
+
+# An environment of its own, as a reader has it.
+$(VENV)-notebooks/.notebooks: requirements-notebooks.txt requirements.txt
+	$(PYTHON) -m venv $(VENV)-notebooks
+	$(VENV)-notebooks/bin/python -m pip install --quiet -r requirements-notebooks.txt
+	touch $@
 
 $(VENV)-docs/.docs: requirements-docs.txt
 	$(PYTHON) -m venv $(VENV)-docs

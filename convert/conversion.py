@@ -26,10 +26,11 @@ from convert.folders import Folder
 from convert.progress import Progress
 from convert.sources import Source, open_source
 from convert.tensor_files import TensorInfo
-from wan_jax import checkpoint
+from wan_jax import checkpoint, room
 from wan_jax.errors import WanError
 
 _RECORD_BYTES = 1 << 30  # converted between two records of the progress
+_COPIES = 2  # of a tensor at least: as it is read, and as it is laid out
 
 
 def convert(
@@ -136,7 +137,7 @@ def _convert_weights(source: Source, progress: Progress, dtype: str, downloads: 
     need = sum(part.nbytes for part in parts) * left // total
     if downloads:
         need += sum(sorted(source.folder.sizes[job.file] for job in jobs)[-2:])
-    _check_space(progress.folder, need, quiet)
+    _check_room(progress.folder, need, jobs, quiet)
     progress.folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         progress.begin(part)
@@ -210,12 +211,13 @@ def _copy_tokenizer(source: Source, work: epath.Path):
         (work / "tokenizer" / Path(name).name).write_bytes(source.folder.fetch(name).read_bytes())
 
 
-def _check_space(work: epath.Path, need: int, quiet: bool):
+def _check_room(work: epath.Path, need: int, jobs: list[_Job], quiet: bool):
+    """Raises a WanError where the disk is too small for `need` bytes, or the memory for the largest tensor."""
+    largest = max((info.nbytes for job in jobs for info in job.header.values()), default=0)
+    room.check_memory("converting the largest tensor", _COPIES * largest, "convert on a machine with more")
     if "://" in str(work):
         return
-    here = next(parent for parent in Path(work).absolute().parents if parent.exists())
-    free = shutil.disk_usage(here).free
+    here, free = room.free_disk_bytes(work)
     if not quiet:
         print(f"needs {need / 1e9:.1f} GB of disk; {free / 1e9:.1f} GB are free at {here}", file=sys.stderr)
-    if need > free:
-        raise WanError(f"{here}: {need / 1e9:.1f} GB are needed and only {free / 1e9:.1f} GB are free")
+    room.check_disk(work, need)

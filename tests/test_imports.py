@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "wan_jax"
 # Each may import from those before it in the list, and from its own package.
 LAYERS = [
     {"errors", "typing"},
-    {"config", "precision", "cache", "cluster", "compiler", "executables", "sharding", "chips", "remat"},
+    {"config", "precision", "cache", "cluster", "compiler", "executables", "sharding", "chips", "remat", "room"},
     {"kernels", "quantization", "world"},
     {"attention", "checkpoint", "tokenizer", "byte_tokenizer", "video_io", "images", "frames", "metrics", "perceptual"},
     {"models"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"pipelines"},
     {"data"},
     {"train"},
-    {"plan"},
+    {"plan", "explain"},
     {"cli", "app"},
     {"__init__", "__main__"},
 ]

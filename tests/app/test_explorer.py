@@ -8,6 +8,7 @@ The tests share a server, and follow each other as a visit does.
 
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.browser
 PATIENCE_MS = 900_000  # compiling, on a machine that has other things to do
 START_S = 300
 WINDOW = {"width": 1280, "height": 800}
-TABS = ("Generate", "VAE", "Plan")
+TABS = ("Generate", "Experts", "Flow", "VAE", "Plan")
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +209,54 @@ def test_autoencoder(page):
     page.wait_for_function("document.querySelector('#again video')?.videoWidth === 128")
 
 
+def test_moved_boundary_changes_the_video(page):
+    """What was made before stays beside what is made now, with how far they are apart; the slider goes through it."""
+    page.get_by_role("tab", name="Experts").click()
+    fill(page, "#experts-steps", 4)
+    page.click("#experts-run")
+    wait_for_status(page, "Move the slider", "#experts-status")
+    first = page.locator("#experts-after img").get_attribute("src")
+    look_through(page)
+    fill(page, "#boundary", 0.3)
+    page.click("#experts-run")
+    page.locator("#experts-difference").get_by_text("PSNR").wait_for()
+    assert page.locator("#experts-before img").get_attribute("src") == first
+    assert page.locator("#experts-after img").get_attribute("src") != first
+    said = page.locator("#experts-difference").inner_text()
+    before, now = map(int, re.search(r"did (\d) steps, and now (\d)", said).groups())
+    assert 0 < before < now
+    assert 5 < float(re.search(r"PSNR (\S+) dB", said)[1]) < 60
+
+
+def look_through(page):
+    """From noise to video, the other expert takes over, and the preview becomes another one."""
+    assert "High-noise expert" in page.locator("#experts-facts").inner_text()
+    noisy = page.locator("#experts-preview img").get_attribute("src")
+    fill(page, "#noise", 0)
+    page.locator("#experts-facts").get_by_text("Low-noise expert").first.wait_for()
+    assert "texture and detail" in page.locator("#experts-facts").inner_text()
+    assert page.locator("#experts-preview img").get_attribute("src") != noisy
+
+
+def fill(page, slider: str, value: float):
+    box = page.locator(f"{slider} input[type=number]")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def test_flow(page):
+    """All three are trained; the plots are there, and the finding names the steps that were needed."""
+    page.get_by_role("tab", name="Flow").click()
+    page.get_by_text("two moons").click()
+    page.click("#flow-train")
+    page.locator("#flow-ways img").wait_for()
+    wait_for_status(page, "Trained and measured.", "#flow-status")
+    found = page.locator("#flow-finding").inner_text()
+    assert "The distance to two moons after 4 steps" in found
+    assert re.search(r"straightened needs \d+", found)
+    assert page.locator("#flow-qualities img").is_visible()
+
+
 def test_nothing_left_the_machine(elsewhere):
     assert elsewhere == []
 
@@ -238,6 +287,19 @@ def test_screenshots(page, folder, request):
     page.wait_for_selector("#plan-answer .wan-rows")
     page.wait_for_timeout(500)
     _write(page, Path(target) / "plan.png")
+    page.get_by_role("tab", name="Experts").click()
+    for boundary in (0.875, 0.3):
+        fill(page, "#boundary", boundary)
+        page.click("#experts-run")
+        wait_for_status(page, "Move the slider", "#experts-status")
+    fill(page, "#noise", 0.8)
+    page.wait_for_timeout(1000)
+    _write(page, Path(target) / "experts.png")
+    page.get_by_role("tab", name="Flow").click()
+    page.click("#flow-train")
+    wait_for_status(page, "Trained and measured.", "#flow-status")
+    page.wait_for_timeout(1000)
+    _write(page, Path(target) / "flow.png")
 
 
 def _write(page, path: Path):

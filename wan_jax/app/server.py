@@ -11,13 +11,15 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from starlette.middleware import Middleware
 
-from wan_jax.app import generate_tab, markup, plan_tab, vae_tab
+from wan_jax.app import experts_tab, flow_tab, generate_tab, markup, plan_tab, vae_tab
 from wan_jax.app.explorer import Explorer
 from wan_jax.errors import WanError
 
 # Each builds into the tab that is open; it may return a function, and what this fills in when the page is loaded.
 TABS = (
     ("Generate", generate_tab.build),
+    ("Experts", experts_tab.build),
+    ("Flow", flow_tab.build),
     ("VAE", vae_tab.build),
     ("Plan", plan_tab.build),
 )

@@ -76,7 +76,7 @@ def evaluate_prompts(
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
     pipe = open_pipeline(model, dtype, updates, quantization)
-    _use_experts(pipe, experts)
+    use_experts(pipe, experts)
     options = {"num_inference_steps": steps, "guidance_scale": guidance, "solver": solver, "flow_shift": shift}
     report, shown = {"right": {}, "shuffled": {}, "each": []}, []
     for language in languages:
@@ -173,7 +173,14 @@ def _check(prompts: int, languages: Sequence[str], experts: str, batch: int):
         raise WanError(f"experts={experts!r} is none of {', '.join(EXPERTS)}")
 
 
-def _use_experts(pipe: WanPipeline, experts: str):
+def use_experts(pipe: WanPipeline, experts: str):
+    """Has each expert do the other's steps ("swapped"; twice is as before), or one do all ("high", "low").
+
+    Both have to be on the device.
+
+    Raises:
+        WanError: there is one expert only.
+    """
     if experts == "both":
         return
     names = pipe.config.transformers

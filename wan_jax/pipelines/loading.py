@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from wan_jax import checkpoint, placeholder, sharding, weights
+from wan_jax import checkpoint, placeholder, room, sharding, weights
 from wan_jax.cache import cache_dir as user_cache
 from wan_jax.config import ComponentConfig, VAEConfig, WanConfig, get_config, model_names
 from wan_jax.errors import WanError
@@ -53,6 +53,19 @@ def component_bytes(config: WanConfig, dtype, vae_dtype) -> Mapping[str, int]:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     return MappingProxyType({name: size(name, part) for name, part in checkpoint.components(config).items()})
+
+
+def check_host_memory(name: str, sizes: Collection[int], offload: str | None):
+    """Raises a WanError where the host cannot hold the weights that wait there, or that its CPU works with.
+
+    Args:
+        name: of the model.
+        sizes: bytes of its components; the hosts of a slice share them.
+        offload: see `wan_jax.pipelines.residency`.
+    """
+    if offload is not None or jax.default_backend() == "cpu":
+        advice = "it takes half if it is stored in eight bits, with python -m convert --quantize int8"
+        room.check_memory(f"model {name}", sum(sizes) // jax.process_count(), advice)
 
 
 def load_vae(name: str, dtype, mesh: Mesh) -> tuple[str, VAEConfig, Params]:

@@ -34,7 +34,7 @@ from wan_jax.models.wan_vae import WanVAE
 from wan_jax.pipelines import presets, tasks
 from wan_jax.pipelines.device import warn_of_idle_tpu
 from wan_jax.pipelines.given import Given
-from wan_jax.pipelines.loading import Model, component_bytes, open_model
+from wan_jax.pipelines.loading import Model, check_host_memory, component_bytes, open_model, read_config
 from wan_jax.pipelines.request import Request
 from wan_jax.pipelines.residency import Weights, quantized
 from wan_jax.pipelines.startup import StartUp
@@ -127,7 +127,8 @@ class WanPipeline:
         The weights are read in the background, in the order of their use; a damaged one raises when it is needed.
 
         Raises:
-            WanError: there is no such model, or its files are incomplete or of another kind.
+            WanError: there is no such model, its files are incomplete or of another kind, or disk or memory of the host
+                do not suffice for it.
         """
         startup = StartUp()
         warn_of_idle_tpu()
@@ -135,11 +136,13 @@ class WanPipeline:
         dtype = parse_dtype(dtype if torch_dtype is None else torch_dtype)
         choice = presets.find(preset or "auto")
         vae_dtype = parse_dtype(vae_dtype or ("float32" if choice.exact else default_vae_dtype()))
-        found = open_model(os.fspath(model), dtype, cache_dir)
+        config = read_config(os.fspath(model))  # a large model is fetched only if it can be held
         if preset is not None:
-            arranged = presets.arrange(choice, found.config, dtype, vae_dtype, presets.memory_bytes(choice))
+            arranged = presets.arrange(choice, config, dtype, vae_dtype, presets.memory_bytes(choice))
             quantization, offload = quantization or arranged.quantization, offload or arranged.offload
-        sizes = component_bytes(quantized(found.config, quantization), dtype, vae_dtype).values()
+        sizes = component_bytes(quantized(config, quantization), dtype, vae_dtype).values()
+        check_host_memory(config.name, sizes, offload)
+        found = open_model(os.fspath(model), dtype, cache_dir)
         mesh = sharding.as_mesh(mesh, weight_bytes=sum(sizes) if offload is None else max(sizes))
         if verify:
             found.verify()
@@ -336,8 +339,7 @@ class WanPipeline:
 
     def _noise(self, shape: tuple[int, ...], seed: int, latents: Float["b c f h w"] | None) -> Float["b f h w c"]:
         if latents is None:
-            keys = [jax.random.key(seed + i) for i in range(shape[0])]
-            return jnp.stack([jax.random.normal(key, shape[1:], jnp.float32) for key in keys])
+            return gaussian_noise(shape, seed)
         expected = (shape[0], shape[-1], *shape[1:-1])
         if tuple(latents.shape) != expected:
             raise WanError(f"latents have shape {list(latents.shape)}, expected {list(expected)}")
@@ -459,6 +461,12 @@ class WanPipeline:
             | {"prompt": prompt, "negative_prompt": negative, "seed": None if given_latents else request.seed + i}
             for i, (prompt, negative) in enumerate(zip(request.prompt, request.negative_prompt))
         ]
+
+
+def gaussian_noise(shape: tuple[int, ...], seed: int) -> Float["b f h w c"]:
+    """What a run starts from: the noise of the first video is that of `seed`, that of the next one of seed + 1."""
+    keys = [jax.random.key(seed + i) for i in range(shape[0])]
+    return jnp.stack([jax.random.normal(key, shape[1:], jnp.float32) for key in keys])
 
 
 @jax.jit
