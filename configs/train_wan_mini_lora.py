@@ -1,6 +1,6 @@
-"""Low-rank updates that teach wan_mini a look from a dozen clips, in a minute or two on a laptop; see notebooks/lora.
+"""Low-rank updates that teach wan_mini a look from sixteen clips, in a few minutes on a laptop; see notebooks/lora.
 
-    python -m wan_jax data build --src clips --out data --model wan_mini --size 128x128 --frames 9 --units text
+    python -m wan_jax data build --src clips --out data --model wan_mini --size 128x128 --frames 5 --units text
     python -m wan_jax train --config configs/train_wan_mini_lora.py data=data out=runs
     python -m wan_jax generate --lora runs/lora_high/lora.safetensors --lora-2 runs/lora_low/lora.safetensors
 
@@ -25,12 +25,12 @@ def get_config() -> tuple[TrainConfig, ...]:
             init_component=run.component,
             data="data",
             lora=LoraConfig(rank=8, alpha=8.0),
-            steps=40,
+            steps=50,
             batch=4,
             ema=None,
-            optimizer=Optimizer(learning_rate=3e-3, schedule="cosine", warmup_steps=4, weight_decay=0.0),
+            optimizer=Optimizer(learning_rate=2e-3, schedule="cosine", warmup_steps=4, weight_decay=0.0),
             log_every=1,
-            save_every=20,
+            save_every=25,
             validate_every=0,
         )
         for run in train_wan_mini_vace.get_config()

@@ -1,6 +1,7 @@
 """Pictures and small videos for the notebooks; what is saved also lies in docs/figures, with a line about it."""
 
 import base64
+import html
 import io
 import re
 from pathlib import Path
@@ -8,12 +9,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from IPython.display import HTML
-from IPython.display import Image as Shown
 from matplotlib import pyplot as plt
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "figures"
-GOOD_BYTES, MOST_BYTES = 25_000, 40_000  # of a picture: all of them lie in the repository, twice
+GOOD_BYTES, MOST_BYTES = 15_000, 40_000  # of a picture
+ZOOM = 2  # of a video
 _COLOURS = (256, 128, 64, 32)
 _TITLE = "# Figures\n\nMade and measured by the notebooks (`figures.save` in `notebooks/figures.py`).\n\n"
 _LINE = re.compile(r"^- \[([\w-]+)\]\(\1\.png\): (.+)$", re.MULTILINE)
@@ -27,7 +28,7 @@ matplotlib.rcParams |= {
 }
 
 
-def save(figure, name: str, caption: str) -> Shown:
+def save(figure, name: str, caption: str) -> HTML:
     """Writes docs/figures/NAME.png and its caption, and shows it.
 
     Args:
@@ -40,27 +41,28 @@ def save(figure, name: str, caption: str) -> Shown:
     """
     if "\n" in caption:
         raise ValueError(f"the caption of {name} has more than one line")
-    data = _png(figure if isinstance(figure, np.ndarray) else _pixels(figure), name)
+    pixels = to_bytes(figure) if isinstance(figure, np.ndarray) else _pixels(figure)
+    small = _quantised(pixels, name)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.png").write_bytes(data)
+    (FOLDER / f"{name}.png").write_bytes(_encoded(small, "PNG", optimize=True))
     index = FOLDER / "README.md"
     captions = dict(_LINE.findall(index.read_text(encoding="utf-8"))) if index.exists() else {}
     captions[name] = caption
     lines = "".join(f"- [{each}]({each}.png): {text}\n" for each, text in sorted(captions.items()))
     index.write_text(_TITLE + lines, encoding="utf-8")
-    return Shown(data, alt=caption)
+    # In the notebook as WebP, a third of the size: drawings without loss, pictures with some.
+    exact = _encoded(small.convert("RGB"), "WEBP", lossless=True, quality=100, method=6)
+    close = _encoded(Image.fromarray(pixels), "WEBP", quality=75, method=6)
+    height, width, _ = pixels.shape
+    return _shown(exact if len(exact) <= len(close) else close, width, height, caption)
 
 
-def play(*videos: np.ndarray, fps: float = 16, quality: int = 40) -> HTML:
+def play(*videos: np.ndarray, fps: float = 16, quality: int = 30) -> HTML:
     """Videos [f h w 3] in [0, 1] of one size beside one another, as an animated picture."""
-    frames = [Image.fromarray(to_bytes(frame)) for frame in np.concatenate(videos, axis=2)]
-    file = io.BytesIO()
-    frames[0].save(
-        file, "WEBP", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, quality=quality
-    )
-    data = base64.b64encode(file.getvalue()).decode()
+    first, *rest = (Image.fromarray(to_bytes(frame)) for frame in np.concatenate(videos, axis=2))
+    options = {"save_all": True, "append_images": rest, "duration": round(1000 / fps), "loop": 0}
     height, width = videos[0].shape[1:3]
-    return HTML(f'<img src="data:image/webp;base64,{data}" width="{2 * width * len(videos)}" height="{2 * height}">')
+    return _shown(_encoded(first, "WEBP", quality=quality, **options), ZOOM * width * len(videos), ZOOM * height)
 
 
 def strip(video: np.ndarray, count: int = 8) -> np.ndarray:
@@ -68,7 +70,7 @@ def strip(video: np.ndarray, count: int = 8) -> np.ndarray:
     return np.concatenate(list(video[np.linspace(0, len(video) - 1, count).round().astype(int)]), axis=1)
 
 
-def rows(pictures: dict[str, np.ndarray], width: float = 5.0, lines: float = 0.9) -> plt.Figure:
+def rows(pictures: dict[str, np.ndarray], width: float = 5.5, lines: float = 1.1) -> plt.Figure:
     """Pictures [h w 3] of equal width below one another, each with its name on the left.
 
     Args:
@@ -100,13 +102,27 @@ def _pixels(figure: plt.Figure) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def _png(pixels: np.ndarray, name: str) -> bytes:
-    """In as many colours as make a good size, or in the fewest."""
+def _quantised(pixels: np.ndarray, name: str) -> Image.Image:
+    """In as many colours as make a good size, or in the fewest.
+
+    The palette spans all colours that there are: one that follows their number turns a small blue cube grey.
+    """
     for colours in _COLOURS:
-        file = io.BytesIO()
-        Image.fromarray(to_bytes(pixels)).quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-        if file.tell() <= GOOD_BYTES:
+        picture = Image.fromarray(pixels).quantize(colours, Image.Quantize.MAXCOVERAGE, 3, dither=Image.Dither.NONE)
+        size = len(_encoded(picture, "PNG", optimize=True))
+        if size <= GOOD_BYTES:
             break
-    if file.tell() > MOST_BYTES:
-        raise ValueError(f"{name}: a picture of {file.tell()} bytes; the most is {MOST_BYTES}: show less, or smaller")
+    if size > MOST_BYTES:
+        raise ValueError(f"{name}: a picture of {size} bytes; the most is {MOST_BYTES}: show less, or smaller")
+    return picture
+
+
+def _encoded(picture: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
     return file.getvalue()
+
+
+def _shown(webp: bytes, width: int, height: int, text: str = "") -> HTML:
+    source = f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
+    return HTML(f'<img src="{source}" width="{width}" height="{height}" alt="{html.escape(text)}">')

@@ -5,9 +5,9 @@
 #
 # # Fine-tuning with LoRA on your own clips
 #
-# A dozen clips with captions, one command to make a dataset of them, one to train, two small files as a result: a
+# Sixteen clips with captions, one command to make a dataset of them, one to train, two small files as a result: a
 # low-rank update for each expert. Here the clips share a look that the model has never seen, old brown photographs, and
-# after a minute or two of training every video has it.
+# after a few minutes of training videos have it.
 
 # %% [markdown]
 # ## Install
@@ -63,7 +63,7 @@ print("nothing had to be installed")
 
 # %%
 FOLDER = "files"  # on Colab, after drive.mount("/content/drive"): "/content/drive/MyDrive/wan"
-MODEL, RECIPE, SIZE, FRAMES, UNITS = "wan_mini", "train_wan_mini_lora", "128x128", "9", ["--units", "text"]
+MODEL, RECIPE, SIZE, FRAMES, UNITS = "wan_mini", "train_wan_mini_lora", "128x128", "5", ["--units", "text"]
 # MODEL, RECIPE, SIZE, FRAMES, UNITS = "wan22_t2v_a14b", "train_wan22_t2v_lora", "832x480", "49", []
 RUN = Path(FOLDER, "lora")
 CONVERTED = f"{FOLDER}/models"
@@ -74,7 +74,7 @@ dtype = prepare(FOLDER)
 
 # %% [markdown]
 # ## Clips
-# Put your own into this folder: videos, and beside each a text file of the same name with what it shows. We draw twelve
+# Put your own into this folder: videos, and beside each a text file of the same name with what it shows. We draw sixteen
 # of the little world, and turn them brown.
 
 # %%
@@ -97,11 +97,11 @@ def brown(frames):
 
 
 CLIPS.mkdir(parents=True, exist_ok=True)
-for number in range(12):
+for number in range(16):
     path, rng = CLIPS / f"{number:02}.mp4", np.random.default_rng(number)
     if not path.exists():
         truth = draw_truth(rng)
-        drawn = np.asarray(render(stage(truth, rng, 9))) / np.float32(255)
+        drawn = np.asarray(render(stage(truth, rng, 5))) / np.float32(255)
         path.with_suffix(".txt").write_text(caption(truth, rng))
         export_to_video(brown(drawn), path)
 print((CLIPS / "00.txt").read_text())
@@ -134,7 +134,7 @@ wan(
 # %%
 from wan_jax import WanPipeline
 
-PROMPT, STEPS = "a large red ball bounces on green grass", 10
+PROMPT, STEPS = "a large yellow star moves right over the blue sea", 10
 pipe = WanPipeline.from_pretrained(MODEL, dtype=dtype, preset="auto", cache_dir=CONVERTED)
 pipe.set_progress_bar_config(disable=True)
 before = np.asarray(pipe(PROMPT, num_inference_steps=STEPS, seed=0).frames[0])
@@ -160,7 +160,7 @@ for name in ("lora_high", "lora_low"):
     axis.plot([entry["step"] for entry in told], [entry["train/loss"] for entry in told], label=name)
 axis.set(xlabel="step", ylabel="loss")
 axis.legend(frameon=False)
-save(figure, "lora_loss", "Loss of the two low-rank updates on twelve brown clips")
+save(figure, "lora_loss", "Loss of the two low-rank updates on sixteen brown clips")
 
 # %% [markdown]
 # ## After
@@ -177,7 +177,7 @@ for name, video in (("before", before), ("after", after)):
 save(
     rows({"before": strip(before), "after": strip(after)}),
     "lora_before_after",
-    "The same prompt and noise before and after low-rank updates learned from twelve brown clips of nine frames",
+    "The same prompt and noise before and after low-rank updates learned from sixteen brown clips of five frames",
 )
 
 # %%

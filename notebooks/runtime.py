@@ -1,10 +1,13 @@
 """What every notebook does first: names its folder, looks at the machine, keeps programs for the next session."""
 
+import importlib.util
 import os
 import platform
 import shutil
 import warnings
 from pathlib import Path
+
+from wan_jax.cluster import is_tpu_host
 
 
 def prepare(folder: str) -> str:
@@ -20,6 +23,10 @@ def prepare(folder: str) -> str:
     # Progress bars would only fill the pages; a failing command prints its error all the same.
     os.environ["TQDM_DISABLE"] = "1"
     warnings.filterwarnings("ignore", message="IProgress not found")
+
+    if importlib.util.find_spec("libtpu") and not is_tpu_host() and not shutil.which("nvidia-smi"):
+        # The planner's compiler is there, and no TPU: JAX would look for one, and say at length that it found none.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
     import jax
 

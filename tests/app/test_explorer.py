@@ -105,6 +105,11 @@ def set_steps(page, count: int):
     page.locator("#steps input[type=number]").press("Tab")
 
 
+def choose(page, dropdown: str, value: str):
+    page.locator(f"#{dropdown} input").click()
+    page.get_by_role("option", name=value, exact=True).click()
+
+
 def generate(page, steps: int):
     set_steps(page, steps)
     page.click("#generate")
@@ -262,12 +267,11 @@ def test_screenshots(page, folder, request):
     if target is None:
         pytest.skip("only with --screenshots")
     Path(target).mkdir(parents=True, exist_ok=True)
-    generate(page, steps=20)
+    page.click("#generate")
     wait_for_status(page, "Step 12 of 20")
     _write(page, Path(target) / "generate_running.png")
     wait_for_status(page, ".mp4")
     page.wait_for_timeout(1500)
-    page.get_by_text("More settings").click()
     _write(page, Path(target) / "generate.png")
     page.get_by_role("tab", name="VAE").click()
     page.click("#reconstruct")
@@ -276,6 +280,13 @@ def test_screenshots(page, folder, request):
     page.wait_for_selector("#vae-memory svg")
     page.wait_for_timeout(1000)
     _write(page, Path(target) / "vae.png")
+    page.get_by_role("tab", name="Plan").click()
+    choose(page, "chips", "v6e:1x1")
+    choose(page, "plan-model", "wan21_t2v_1_3b")
+    page.click("#plan")
+    page.wait_for_selector("#plan-answer .wan-rows")
+    page.wait_for_timeout(500)
+    _write(page, Path(target) / "plan.png")
     page.get_by_role("tab", name="Experts").click()
     for boundary in (0.875, 0.3):
         fill(page, "#boundary", boundary)
@@ -293,4 +304,4 @@ def test_screenshots(page, folder, request):
 
 def _write(page, path: Path):
     picture = Image.open(io.BytesIO(page.screenshot(animations="disabled")))
-    picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.convert("RGB").quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -16,6 +16,7 @@ from wan_jax.app.generation import (
     TEXT,
     Progress,
     Wish,
+    arguments,
     generate,
     tasks_of,
 )
@@ -111,3 +112,34 @@ def test_pictures_must_be_given_again():
         "the first frame",
         "the source video",
     ]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> str:
+    frames = np.random.default_rng(0).integers(0, 255, (33, 128, 128, 3), np.uint8)
+    return str(export_to_video(frames, tmp_path_factory.mktemp("clip") / "clip.mp4"))
+
+
+def test_inpainting_by_a_box(clip):
+    """What was left in fields of other tasks does not count."""
+    wish = Wish(prompt="a ball", task=INPAINT, source=clip, box="16,32,64,48", image="left.png", added=9)
+    asked = arguments(read_config("wan_mini"), wish)
+    assert "image" not in asked and asked["video"].shape == (33, 128, 128, 3)
+    assert asked["mask"].sum() == 33 * 64 * 48
+    assert asked["mask"][:, 32:80, 16:80].all()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_extension(clip, before):
+    wish = Wish(prompt="a ball", task=EXTEND, source=clip, added=16, before=before)
+    mask = arguments(read_config("wan_mini"), wish)["mask"]
+    added = mask.reshape(33, -1).all(axis=1)
+    assert list(np.flatnonzero(added)) == list(range(16) if before else range(17, 33))
+    assert not mask[~added].any()
+
+
+def test_frames_and_restyling(clip):
+    first = arguments(read_config("wan_mini"), Wish(prompt="a ball", task=FRAMES, last_image="end.png", source=clip))
+    assert first["last_image"] == "end.png" and first.get("video") is None
+    again = arguments(get_config("wan22_t2v_a14b"), Wish(prompt="snow", task=RESTYLE, source=clip, strength=0.5))
+    assert again["video"] == clip and again["strength"] == 0.5

@@ -28,10 +28,12 @@ def test_reconstruction(explorer, tmp_path):
     assert [done for _, done in shown] == sorted(done for _, done in shown) and shown[-1][1] == 1
     channels = explorer.config.vae.z_dim
     assert found.strip.shape == (channels * 5, 3 * 7)
-    assert found.facts["numbers, in latents"] == f"{3 * 4 * 6 * channels:,}"
+    numbers = 3 * 4 * 6 * channels, 7 * 32 * 48 * 3
+    assert found.facts["fewer numbers: {:,} for {:,}".format(*numbers)] == f"{numbers[1] / numbers[0]:.0f}×"
 
 
-def test_memory_is_level_with_the_cache_and_rises_without(explorer):
+def test_memory_is_level_with_the_cache_and_rises_without(explorer, monkeypatch):
+    monkeypatch.setattr(autoencoding, "LENGTHS", (5, 33))
     cached, at_once = autoencoding.decoding_memory(explorer, 32, lambda said, done: None).values()
     assert len({mib for _, mib in cached}) == 1
     rising = [mib for _, mib in at_once]
@@ -39,7 +41,7 @@ def test_memory_is_level_with_the_cache_and_rises_without(explorer):
 
 
 def test_planner_says_what_is_wrong():
-    with pytest.raises(WanError, match="the chip must be one of"):
+    with pytest.raises(WanError, match=r"^topology 'v9:1x1': the chip must be one of"):
         planning.plan(["--topology", "v9:1x1"], lambda said: None)
 
 

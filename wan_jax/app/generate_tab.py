@@ -8,7 +8,7 @@ import gradio as gr
 
 from wan_jax.app import generation, history, markup
 from wan_jax.app.explorer import Explorer
-from wan_jax.app.generation import EXTEND, FRAMES, INPAINT, REFERENCES, RESTYLE, TEXT, Progress, Wish
+from wan_jax.app.generation import EXTEND, FRAMES, INPAINT, REFERENCES, RESTYLE, Progress, Wish
 from wan_jax.app.jobs import DEVICE, stream
 from wan_jax.cli.generate import stored_settings
 from wan_jax.cli.options import parse_number
@@ -25,6 +25,7 @@ _EXAMPLES = {  # what each world is made of
 }
 _STEP_CACHES = ["magnitude", "first_block", "guidance"]
 _HEIGHT = 380  # pixels of the result
+_HISTORY = "Your videos, the newest first. A click brings one back with its settings."
 _WAITING = "The video will be here."
 
 
@@ -38,6 +39,7 @@ def build(explorer: Explorer):
             video = gr.Video(
                 visible=False,
                 interactive=False,
+                buttons=["download"],
                 autoplay=True,
                 loop=True,
                 show_label=False,
@@ -45,10 +47,12 @@ def build(explorer: Explorer):
                 elem_id="result",
             )
             status = gr.HTML(markup.said(""), elem_id="status", min_height=28, padding=False)
+            gr.HTML(markup.said(_HISTORY), padding=False)
             gallery = gr.Gallery(
-                label="Your videos, the newest first; a click brings one back with its settings",
+                show_label=False,
+                buttons=[],
                 columns=8,
-                height=130,
+                height=96,
                 allow_preview=False,
                 interactive=False,
                 elem_id="history",
@@ -100,7 +104,7 @@ def build(explorer: Explorer):
         update = _result(path, settings)
         if again := history.missing(settings):
             update[status] = markup.said(f"{path.name}: to make it again, add {' and '.join(again)} once more.")
-        return update | {form[name]: value for name, value in _values(settings).items() if name in form}
+        return update | {form[name]: value for name, value in _values(explorer, settings).items() if name in form}
 
     running = start.click(generate, list(form.values()), made, show_progress="full", show_progress_on=status, **DEVICE)
     stop.click(lambda: markup.said("Stopped."), outputs=status, cancels=running, queue=False)
@@ -216,12 +220,13 @@ def _wish(values: dict[str, Any]) -> Wish:
     return Wish(**fields, options=values)
 
 
-def _values(settings: dict[str, Any]) -> dict[str, Any]:
-    """Of the form, from the settings of a video."""
+def _values(explorer: Explorer, settings: dict[str, Any]) -> dict[str, Any]:
+    """Of the form, from the settings of a video, which another model or the command line may have made."""
     kept = ("prompt", "negative_prompt", "seed", "quality", "step_cache", *_OWN)
-    return {name: settings[name] for name in kept} | {
-        "task": settings.get("task", TEXT),
-        "preset": settings["preset"] or "auto",
+    tasks = generation.tasks_of(explorer.config)
+    return {name: settings[name] for name in kept if settings.get(name) is not None} | {
+        "task": settings["task"] if settings.get("task") in tasks else tasks[0],
+        "preset": settings.get("preset") or "auto",
         "size": f"{settings['width']}x{settings['height']}",
         "frames": str(settings["num_frames"]),
     }

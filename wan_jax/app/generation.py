@@ -104,14 +104,14 @@ def generate(explorer: Explorer, wish: Wish, report: Callable[[Progress], None])
     from wan_jax.sharding import to_host
     from wan_jax.video_io import check_output, export_to_video
 
-    arguments = _arguments(explorer.config, wish)
+    asked = arguments(explorer.config, wish)
     check_output(path := history.new_path(explorer.folder))
     report(Progress("Loading the model"))
     pipe = explorer.pipeline(wish.preset)
     report(Progress("Fitting the colours of the preview"))
     colours = explorer.colours()
     report(Progress("Preparing the first step; a new size is compiled first, which takes a while"))
-    steps = _steps(arguments, pipe.config.sampling)
+    steps = _steps(asked, pipe.config.sampling)
     ended: list[float] = []  # when each step did
 
     def watch(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> None:
@@ -121,10 +121,28 @@ def generate(explorer: Explorer, wish: Wish, report: Callable[[Progress], None])
         said = f"Step {step + 1} of {steps}{expert}{_left(ended, steps)}"
         report(Progress(said, (step + 1) / steps, colours_of(latents, colours)))
 
-    result = pipe(**arguments, callback_on_step_end=watch)
+    result = pipe(**asked, callback_on_step_end=watch)
     settings = result.settings[0] | {"model": explorer.model, "task": wish.task}
     export_to_video(result.frames[0], path, metadata=settings)
     return path, settings
+
+
+def arguments(config: "WanConfig", wish: Wish) -> dict[str, Any]:
+    """Those of `WanPipeline.__call__` that a wish comes to.
+
+    Raises:
+        WanError: something is missing, cannot be read, or is impossible.
+    """
+    if not wish.prompt.strip():
+        raise WanError("The prompt is empty: say what to show")
+    size = parse_size(wish.size, "Size") if wish.size else (None, None)
+    images = {"image": wish.image, "last_image": wish.last_image} if wish.task == FRAMES else {}
+    edited, _ = editing.arguments(config, _editing(wish), *_ends(images), size, wish.frames)
+    made = {name: value for name, value in edited.items() if value is not None}
+    known = {name: value for name, value in wish.options.items() if value is not None}
+    return (
+        {"prompt": wish.prompt, "num_frames": wish.frames, "width": size[0], "height": size[1]} | known | made | images
+    )
 
 
 def random_seed() -> int:
@@ -137,20 +155,6 @@ def strange_words(explorer: Explorer, prompt: str) -> list[str]:
 
     folder = weights.folder(explorer.model)
     return [] if folder is None else unknown_words(prompt, folder / "tokenizer")
-
-
-def _arguments(config: "WanConfig", wish: Wish) -> dict[str, Any]:
-    """Of `WanPipeline.__call__`."""
-    if not wish.prompt.strip():
-        raise WanError("The prompt is empty: say what to show")
-    size = parse_size(wish.size, "Size") if wish.size else (None, None)
-    images = {"image": wish.image, "last_image": wish.last_image} if wish.task == FRAMES else {}
-    edited, _ = editing.arguments(config, _editing(wish), *_ends(images), size, wish.frames)
-    made = {name: value for name, value in edited.items() if value is not None}
-    known = {name: value for name, value in wish.options.items() if value is not None}
-    return (
-        {"prompt": wish.prompt, "num_frames": wish.frames, "width": size[0], "height": size[1]} | known | made | images
-    )
 
 
 def _ends(images: dict[str, str | None]) -> tuple[str | None, str | None]:
@@ -178,12 +182,12 @@ def _editing(wish: Wish) -> Editing:
     return Editing(video=wish.source, mask=wish.mask, box=None if wish.mask else wish.box)
 
 
-def _steps(arguments: dict[str, Any], sampling: "Sampling") -> int:
+def _steps(asked: dict[str, Any], sampling: "Sampling") -> int:
     """How many are made: of a video that is started from, the last ones alone."""
     from wan_jax.diffusion.solvers import make_steps
 
-    count = arguments.get("num_inference_steps") or sampling.num_inference_steps
-    schedule, _ = make_steps(sampling.solver, count, sampling.flow_shift, strength=arguments.get("strength") or 1.0)
+    count = asked.get("num_inference_steps") or sampling.num_inference_steps
+    schedule, _ = make_steps(sampling.solver, count, sampling.flow_shift, strength=asked.get("strength") or 1.0)
     return len(schedule)
 
 

@@ -1,8 +1,6 @@
 """The planner for the page: in a process of its own, because it sets up JAX for chips that are not there."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ from wan_jax.errors import WanError
 
 PARTS = ("weights of the others", "its own weights and inputs", "while it works")
 _LOOK_S = 0.5
+_running: set[subprocess.Popen] = set()
 
 
 def plan(arguments: list[str], show: Callable[[str], None]) -> dict[str, Any]:
@@ -27,10 +26,8 @@ def plan(arguments: list[str], show: Callable[[str], None]) -> dict[str, Any]:
     """
     command = [sys.executable, "-m", "wan_jax", "plan", "--json", *arguments]
     started = time.monotonic()
-    # A group, as the compiler may start processes of its own.
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        _running.add(process)
         try:
             while True:
                 try:
@@ -39,12 +36,18 @@ def plan(arguments: list[str], show: Callable[[str], None]) -> dict[str, Any]:
                 except subprocess.TimeoutExpired:
                     show(f"The TPU compiler is at work: {time.monotonic() - started:.0f} s; it may take minutes")
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            _running.discard(process)
     if process.returncode:
         errors = [line for line in log.splitlines() if line.startswith("error: ")]
         raise WanError(errors[-1].removeprefix("error: ") if errors else f"the planner ended: {log.strip()[-300:]}")
     return json.loads(out)
+
+
+def stop():
+    """Ends what runs, before the server does."""
+    for process in list(_running):
+        process.kill()
 
 
 def memory(report: dict[str, Any]) -> dict[str, list[float]]:

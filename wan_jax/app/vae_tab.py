@@ -16,6 +16,8 @@ _ABOUT = (
     "it piece by piece, with a cache of what the convolutions still need."
 )
 
+_HEIGHT = 236  # pixels of the pictures
+_STRIP = "Latents: a row a channel, a column a frame"
 _HOW = "Add a clip; without one, the newest video made here is taken."
 
 
@@ -24,31 +26,40 @@ def build(explorer: Explorer):
     config = explorer.config.vae
     gr.Markdown(_ABOUT.format(time=config.temporal_factor, side=config.spatial_factor, channels=config.z_dim))
     with gr.Row():
-        clip = gr.Video(label="A clip", sources=["upload"], height=220, elem_id="clip")
-        again = gr.Video(label="What comes back", interactive=False, autoplay=True, height=220, elem_id="again")
-    with gr.Row():
-        frames = gr.Slider(5, 81, 33, step=4, label="Frames at most")
-        side = gr.Dropdown([128, 256, 512], value=128, label="Longest side, in pixels")
-    with gr.Row():
-        start = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct", scale=3)
-        measure = gr.Button("Compare memory", elem_id="memory", scale=2)
-        stop = gr.Button("Stop", scale=1)
-    status = gr.HTML(markup.said(_HOW), elem_id="vae-status", padding=False, min_height=28)
-    facts = gr.HTML(elem_id="vae-facts", padding=False)
-    with gr.Row():
-        strip = gr.Image(
-            label="Latents: a row for each channel, a column for each frame", interactive=False, height=420
+        clip = gr.Video(label="A clip", sources=["upload"], height=_HEIGHT, elem_id="clip")
+        again = gr.Video(
+            label="What comes back",
+            interactive=False,
+            buttons=["download"],
+            autoplay=True,
+            height=_HEIGHT,
+            elem_id="again",
         )
-        memory = gr.HTML(elem_id="vae-memory", padding=False)
-    shown = [again, status, facts, strip]
+        strip = gr.Image(label=_STRIP, interactive=False, buttons=["fullscreen"], height=_HEIGHT, elem_id="strip")
+    with gr.Row():
+        with gr.Column(scale=1):
+            facts = gr.HTML(elem_id="vae-facts", padding=False)
+            status = gr.HTML(markup.said(_HOW), elem_id="vae-status", padding=False, min_height=28)
+            with gr.Row():
+                frames = gr.Slider(5, 81, 33, step=4, label="Frames at most")
+                side = gr.Dropdown([128, 256, 512], value=128, label="Longest side, in pixels")
+            with gr.Row():
+                start = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct", scale=3)
+                measure = gr.Button("Compare memory", elem_id="memory", scale=3)
+                stop = gr.Button("Stop", scale=1, min_width=80)
+        with gr.Column(scale=1):
+            memory = gr.HTML(elem_id="vae-memory", padding=False)
+    shown = [clip, again, status, facts, strip]
 
     async def reconstruct(path: str | None, most: int, longest: int):
         def work(report: Callable[[dict], None]) -> dict:
             def show(said: str, done: float):
                 report({status: markup.progress(said, done)})
 
-            found = autoencoding.reconstruct(explorer, path or _newest(explorer), int(most), int(longest), show)
+            source = path or _newest(explorer)
+            found = autoencoding.reconstruct(explorer, source, int(most), int(longest), show)
             return {
+                clip: source,
                 again: str(found.path),
                 strip: found.strip,
                 facts: markup.facts(found.facts),

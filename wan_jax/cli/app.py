@@ -28,7 +28,7 @@ def app(
 
     ssh -L 7860:127.0.0.1:7860 MACHINE python -m wan_jax app
 
-    Needs Gradio: pip install "wan_jax[app]".  The last line is for a machine elsewhere; then open
+    Needs Gradio: pip install ".[app]".  The last line is for a machine elsewhere; then open
     http://127.0.0.1:7860 here.
 
     Args:
@@ -41,11 +41,13 @@ def app(
     """
     if importlib.util.find_spec("gradio") is None:
         raise WanError('the Explorer needs Gradio: pip install "gradio>=6,<7"')
+    from wan_jax.app import planning
     from wan_jax.app.explorer import Explorer
     from wan_jax.app.server import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     explorer = Explorer.open(model, folder, dtype)
     serve(explorer, host, port, share)  # until it is interrupted
+    planning.stop()
     shutil.rmtree(explorer.scratch, ignore_errors=True)
     os._exit(0)  # without waiting for a job in the middle of a program, which nothing can interrupt
