@@ -185,6 +185,9 @@ figure = draw.latent_ways({name: run.path for name, run in runs.items()}, sigmas
 save(figure, "flow_in_latents", "wan_mini: how a run turns from step to step, and its way in a plane of the latents.")
 
 # %% [markdown]
+# Without guidance the way is nearly straight. Guidance moves each velocity away from that of the negative prompt, which
+# bends the way, most at high noise.
+#
 # A grid that puts its steps where the way turns needs fewer. That is what `flow_shift` does, which moves steps to high
 # noise, and what a multistep solver adds, which remembers earlier predictions. The relative distance of the final
 # latents to those of 20 UniPC steps from the same noise, without guidance:
