@@ -278,7 +278,6 @@ def test_screenshots(page, folder, request):
     page.locator("#vae-facts").get_by_text("PSNR").wait_for()
     page.click("#memory")
     page.wait_for_selector("#vae-memory svg")
-    page.locator("#vae-memory").scroll_into_view_if_needed()
     page.wait_for_timeout(1000)
     _write(page, Path(target) / "vae.png")
     page.get_by_role("tab", name="Plan").click()

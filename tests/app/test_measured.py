@@ -28,7 +28,8 @@ def test_reconstruction(explorer, tmp_path):
     assert [done for _, done in shown] == sorted(done for _, done in shown) and shown[-1][1] == 1
     channels = explorer.config.vae.z_dim
     assert found.strip.shape == (channels * 5, 3 * 7)
-    assert found.facts["numbers, in latents"] == f"{3 * 4 * 6 * channels:,}"
+    numbers = 3 * 4 * 6 * channels, 7 * 32 * 48 * 3
+    assert found.facts["fewer numbers: {:,} for {:,}".format(*numbers)] == f"{numbers[1] / numbers[0]:.0f}×"
 
 
 def test_memory_is_level_with_the_cache_and_rises_without(explorer, monkeypatch):

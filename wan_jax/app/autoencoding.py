@@ -24,8 +24,8 @@ Show = Callable[[str, float], None]  # what is done, in words, and the share tha
 
 LENGTHS = (5, 9, 17, 33)  # frames, for which a whole clip is decoded at once
 MEASURED = (
-    "What the compiler plans for each program on this machine: weights, inputs, results and temporary memory, from "
-    "memory_analysis(). With a cache every later piece runs the same program, so its line is level. Nothing was run."
+    "As the compiler plans it on this machine (memory_analysis(): weights, inputs, results, temporary memory); nothing "
+    "was run. With a cache all later pieces run the same program, so its line is level."
 )
 _MIB = 2**20
 
@@ -78,9 +78,7 @@ def reconstruct(explorer: Explorer, path: str, most: int, longest: int, show: Sh
     facts = {
         "PSNR": f"{sums['psnr'] / count:.1f} dB",
         "SSIM": f"{sums['ssim'] / count:.3f}",
-        "numbers, in latents": f"{stacked.size:,}",
-        "numbers, in pixels": f"{clip.size:,}",
-        "times fewer": f"{clip.size / stacked.size:.0f}×",
+        f"fewer numbers: {stacked.size:,} for {clip.size:,}": f"{clip.size / stacked.size:.0f}×",
     }
     return Reconstruction(out, count, height, width, strip(stacked), facts)
 

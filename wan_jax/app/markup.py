@@ -35,9 +35,9 @@ CSS = """
 .wan-rows .limit { position: absolute; top: -4px; bottom: -4px; border-left: 2px dashed var(--body-text-color); }
 .wan-key { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 10px 0; color: var(--body-text-color-subdued); }
 .wan-key i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; }
-.wan-plot { width: 100%; max-width: 620px; color: var(--body-text-color); font-size: 12px; }
-.wan-facts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 4px 0 12px; }
-.wan-facts b { display: block; font-size: 1.35rem; font-weight: 600; }
+.wan-plot { width: 100%; max-width: 560px; color: var(--body-text-color); font-size: 12px; }
+.wan-facts { display: flex; flex-wrap: wrap; gap: 6px 22px; margin: 4px 0 10px; }
+.wan-facts b { display: block; font-size: 1.2rem; font-weight: 600; }
 .wan-facts span { color: var(--body-text-color-subdued); }
 """
 COLOURS = ("#4f46e5", "#f59e0b", "#0d9488", "#9ca3af")

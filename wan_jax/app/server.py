@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 
 from wan_jax.app import experts_tab, flow_tab, generate_tab, markup, plan_tab, vae_tab
 from wan_jax.app.explorer import Explorer
+from wan_jax.errors import WanError
 
 # Each builds into the tab that is open; it may return a function, and what this fills in when the page is loaded.
 TABS = (
@@ -51,23 +52,32 @@ def serve(explorer: Explorer, host: str = "127.0.0.1", port: int = 7860, share: 
         share: also open Gradio's tunnel to the internet, for a week: everybody who has the link can use the machine.
             The page's scripts then come from Gradio's store; otherwise nothing comes from anywhere but this server.
         wait: return only when the server ends.
+
+    Raises:
+        WanError: the port is taken, or the address is not of this machine.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(explorer.scratch)
-    build(explorer).queue().launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        prevent_thread_lock=not wait,
-        max_file_size=LARGEST_UPLOAD,
-        height=_FRAME,
-        ssr_mode=False,
-        run_history=False,
-        footer_links=[],
-        theme=_theme(),
-        css=markup.CSS,
-        show_error=True,
-        app_kwargs={"middleware": [] if share else [Middleware(_Policy)]},
-    )
+    page = build(explorer).queue()
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            prevent_thread_lock=not wait,
+            max_file_size=LARGEST_UPLOAD,
+            height=_FRAME,
+            ssr_mode=False,
+            run_history=False,
+            footer_links=[],
+            theme=_theme(),
+            css=markup.CSS,
+            show_error=True,
+            app_kwargs={"middleware": [] if share else [Middleware(_Policy)]},
+        )
+    except OSError as error:
+        raise WanError(
+            f"cannot listen at {host}:{port}: {str(error).partition('. ')[0]}; choose another --port"
+        ) from None
 
 
 class _Policy:

@@ -16,7 +16,7 @@ _ABOUT = (
     "it piece by piece, with a cache of what the convolutions still need."
 )
 
-_HEIGHT = 270  # pixels of the pictures
+_HEIGHT = 236  # pixels of the pictures
 _STRIP = "Latents: a row a channel, a column a frame"
 _HOW = "Add a clip; without one, the newest video made here is taken."
 
@@ -36,16 +36,19 @@ def build(explorer: Explorer):
             elem_id="again",
         )
         strip = gr.Image(label=_STRIP, interactive=False, buttons=["fullscreen"], height=_HEIGHT, elem_id="strip")
-    facts = gr.HTML(elem_id="vae-facts", padding=False)
-    status = gr.HTML(markup.said(_HOW), elem_id="vae-status", padding=False, min_height=28)
     with gr.Row():
-        start = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct", scale=3)
-        measure = gr.Button("Compare memory", elem_id="memory", scale=2)
-        stop = gr.Button("Stop", scale=1)
-    with gr.Row():
-        frames = gr.Slider(5, 81, 33, step=4, label="Frames at most")
-        side = gr.Dropdown([128, 256, 512], value=128, label="Longest side, in pixels")
-    memory = gr.HTML(elem_id="vae-memory", padding=False)
+        with gr.Column(scale=1):
+            facts = gr.HTML(elem_id="vae-facts", padding=False)
+            status = gr.HTML(markup.said(_HOW), elem_id="vae-status", padding=False, min_height=28)
+            with gr.Row():
+                frames = gr.Slider(5, 81, 33, step=4, label="Frames at most")
+                side = gr.Dropdown([128, 256, 512], value=128, label="Longest side, in pixels")
+            with gr.Row():
+                start = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct", scale=3)
+                measure = gr.Button("Compare memory", elem_id="memory", scale=3)
+                stop = gr.Button("Stop", scale=1, min_width=80)
+        with gr.Column(scale=1):
+            memory = gr.HTML(elem_id="vae-memory", padding=False)
     shown = [clip, again, status, facts, strip]
 
     async def reconstruct(path: str | None, most: int, longest: int):

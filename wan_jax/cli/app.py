@@ -28,7 +28,7 @@ def app(
 
     ssh -L 7860:127.0.0.1:7860 MACHINE python -m wan_jax app
 
-    Needs Gradio: pip install "wan_jax[app]".  The last line is for a machine elsewhere; then open
+    Needs Gradio: pip install ".[app]".  The last line is for a machine elsewhere; then open
     http://127.0.0.1:7860 here.
 
     Args:

@@ -29,7 +29,8 @@ class Learned:
         params: of the networks.
         losses: of each training step.  Those of two ways are not to be compared.
         path: ways from noise to data of the first seed.
-        straightness, bend: see `measures`; the bend is that of the median way.  Empty while it is in training, as is
+        straightness: see `measures`.  Empty while it is in training, like the next two.
+        bend: see `measures`; that of the median way.
         distances: by solver, of samples in each of `COUNTS` steps to fresh data.
     """
 

@@ -98,7 +98,8 @@ class Fact:
 
     Attributes:
         what: of whom it is.
-        high, low: what is known of each expert, or of both together where `low` is empty.
+        high: what is known of the high-noise expert, or of both together where `low` is empty.
+        low: what is known of the low-noise expert.
         source: where it is from.
         reported: said by others and not measured here.
     """

@@ -71,8 +71,8 @@ def velocity_field(comparison: Comparison, times: Sequence[float] = (1.0, 0.7, 0
     """What flow matching has learned: the way to go, for a grid of points at several noise levels."""
     figure, axes = _panels(len(times), 2.6 * len(times), 2.8)
     params = jax.tree.map(lambda x: x[0], comparison.learned[FLOW.name].params)
-    grid = np.stack(np.meshgrid(*[np.linspace(-2.5, 2.5, 15)] * 2), -1).reshape(-1, 2).astype(np.float32)
-    truth = comparison.truth[0][:600]
+    grid = np.stack(np.meshgrid(*[np.linspace(-2.4, 2.4, 11)] * 2), -1).reshape(-1, 2).astype(np.float32)
+    truth = comparison.truth[0][:400]
     noise = np.random.default_rng(0).standard_normal(truth.shape)
     for axis, time in zip(axes, times):
         towards_data = -np.asarray(learning.predict(params, jnp.asarray(grid), jnp.float32(time)))

@@ -59,7 +59,7 @@ def trace(
         boundary: where the experts change, in this run alone.
         colours: of `pipelines.preview.fit_colours`, which are fitted where they are not given.
         watch: called after each step with its number, the step and its preview; may raise, which ends the run.
-        seed, num_inference_steps, flow_shift, solver, options: see `WanPipeline.__call__`.
+        seed: this and all that follows: see `WanPipeline.__call__`.
 
     Raises:
         WanError: a value is impossible, or there is one expert only and a `boundary`.
