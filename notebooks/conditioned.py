@@ -203,7 +203,7 @@ save(
 )
 
 # %%
-play(clip, made["first frame"], made["box"], made["go on"], fps=own.fps, quality=25)
+play(clip, made["box"], made["go on"], fps=own.fps)
 
 # %% [markdown]
 # For a first frame there is a shortcut, `pipe(prompt, image="first.png")`, and with `last_image=` for both ends.

@@ -14,7 +14,7 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "figures"
 GOOD_BYTES, MOST_BYTES = 15_000, 40_000  # of a picture
-ZOOM = 2  # of a video
+ZOOM, QUALITY = 2, 15  # of a video
 _COLOURS = (256, 128, 64, 32)
 _TITLE = "# Figures\n\nMade and measured by the notebooks (`figures.save` in `notebooks/figures.py`).\n\n"
 _LINE = re.compile(r"^- \[([\w-]+)\]\(\1\.png\): (.+)$", re.MULTILINE)
@@ -57,12 +57,14 @@ def save(figure, name: str, caption: str) -> HTML:
     return _shown(exact if len(exact) <= len(close) else close, width, height, caption)
 
 
-def play(*videos: np.ndarray, fps: float = 16, quality: int = 30) -> HTML:
+def play(*videos: np.ndarray, fps: float = 16) -> HTML:
     """Videos [f h w 3] in [0, 1] of one size beside one another, as an animated picture."""
     first, *rest = (Image.fromarray(to_bytes(frame)) for frame in np.concatenate(videos, axis=2))
     options = {"save_all": True, "append_images": rest, "duration": round(1000 / fps), "loop": 0}
     height, width = videos[0].shape[1:3]
-    return _shown(_encoded(first, "WEBP", quality=quality, **options), ZOOM * width * len(videos), ZOOM * height)
+    return _shown(
+        _encoded(first, "WEBP", quality=QUALITY, method=6, **options), ZOOM * width * len(videos), ZOOM * height
+    )
 
 
 def strip(video: np.ndarray, count: int = 8) -> np.ndarray:
@@ -70,7 +72,7 @@ def strip(video: np.ndarray, count: int = 8) -> np.ndarray:
     return np.concatenate(list(video[np.linspace(0, len(video) - 1, count).round().astype(int)]), axis=1)
 
 
-def rows(pictures: dict[str, np.ndarray], width: float = 5.5, lines: float = 1.1) -> plt.Figure:
+def rows(pictures: dict[str, np.ndarray], width: float = 5.5, lines: float = 1.25) -> plt.Figure:
     """Pictures [h w 3] of equal width below one another, each with its name on the left.
 
     Args:

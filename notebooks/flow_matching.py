@@ -93,7 +93,7 @@ from wan_jax.explain import figures as draw
 from wan_jax.explain.plane import DIFFUSION, FLOW
 
 figure = draw.pair_paths((FLOW, DIFFUSION), clean=[-1.2, 0.4], noise=[0.5, 1.3])
-save(figure, "flow_paths", "One pair of data and noise: the path of flow matching, and that of diffusion.")
+save(figure, "flow_paths", "One pair of data and noise: the path of flow matching, and that of diffusion")
 
 # %% [markdown]
 # ## The same network, trained in both ways
@@ -113,7 +113,7 @@ for data in ("eight Gaussians", "two moons"):
     print(f"{data}: {time.monotonic() - started:.0f} s")
 
 eight = known["eight Gaussians"]
-save(draw.ways(eight), "flow_ways", "From noise to data in 100 steps: 120 ways of each, where 300 end, and the data.")
+save(draw.ways(eight), "flow_ways", "From noise to data in 100 steps: 120 ways of each, where 300 end, and the data")
 
 # %% [markdown]
 # The field that flow matching has learned. At $\sigma = 1$ nothing is known of the data that belong to a point, so all
@@ -121,7 +121,7 @@ save(draw.ways(eight), "flow_ways", "From noise to data in 100 steps: 120 ways o
 # though each pair's own path is straight.
 
 # %%
-save(draw.velocity_field(eight), "flow_field", "The learned velocity, towards the data, at four noise levels.")
+save(draw.velocity_field(eight), "flow_field", "The learned velocity, towards the data, at four noise levels")
 
 # %% [markdown]
 # ## How straight?
@@ -139,7 +139,7 @@ save(draw.velocity_field(eight), "flow_field", "The learned velocity, towards th
 # on its probability flow.
 
 # %%
-save(draw.qualities(eight), "flow_quality", "Eight Gaussians: distance to the data against the number of steps.")
+save(draw.qualities(eight), "flow_quality", "Eight Gaussians: distance to the data against the number of steps")
 
 # %% [markdown]
 # What was found, in words that are written from the numbers of your run
@@ -182,7 +182,7 @@ for name, run in runs.items():
 # %%
 sigmas = [*(step.sigma for step in runs["guidance 3"].steps), 0.0]
 figure = draw.latent_ways({name: run.path for name, run in runs.items()}, sigmas, pipe.config.boundary_ratio)
-save(figure, "flow_in_latents", "wan_mini: how a run turns from step to step, and its way in a plane of the latents.")
+save(figure, "flow_in_latents", "wan_mini: how a run turns from step to step, and its way in a plane of the latents")
 
 # %% [markdown]
 # Without guidance the way is nearly straight. Guidance moves each velocity away from that of the negative prompt, which

@@ -181,9 +181,11 @@ save(
 )
 
 # %%
-play(before, after, fps=pipe.config.sampling.fps, quality=30)
+play(before, after, fps=pipe.config.sampling.fps)
 
 # %% [markdown]
+# The world has the look of the clips; what is asked for by its colour keeps some of it.
+#
 # `pipe.unload_lora_weights()` takes the updates away again, to the bit; `strength=0.5` loads half of one. From the
 # command line, and in ComfyUI or Diffusers, they are files like any others:
 #

@@ -119,8 +119,12 @@ def wan(*arguments, **environment):
     )
 
 
-def last_line(process):
-    return process.communicate()[0].strip().splitlines()[-1]
+def end(process, status=0):
+    """Waits for a command that has to end with this status; its last line."""
+    text = process.communicate()[0]
+    if process.returncode != status:
+        raise RuntimeError(f"status {process.returncode} instead of {status}:\n{text[-2000:]}")
+    return f"{text.strip().splitlines()[-1]} (status {status})"
 
 
 shutil.rmtree(SLICE, ignore_errors=True)
@@ -128,14 +132,13 @@ DATA, RUNS = SLICE / "data", SLICE / "runs"
 size = ("--size", "64x64", "--frames", 5, "--validation", 0)
 build = ("data", "build", "--src", "world:32", "--out", DATA, "--model", MODEL, *size)
 print("python -m wan_jax", *build)
-print(last_line(wan(*build)))
+print(end(wan(*build)))
 
 # %%
 STEPS = 24
-TRAIN = (
-    *("train", "--config", RECIPE, "--run", RUN, f"base={MODEL}", f"data={DATA}", f"out={RUNS}", f"steps={STEPS}"),
-    *("batch=4", "log_every=1", "save_every=8", "validate_every=0", "--stopped-status", 75),
-)
+TRAIN = ["train", "--config", RECIPE, "--run", RUN, "--stopped-status", 75]
+TRAIN += [f"base={MODEL}", f"data={DATA}", f"out={RUNS}", f"steps={STEPS}", "batch=4", "log_every=1"]
+TRAIN += ["save_every=8", "validate_every=0"]
 QUICK = "--xla_backend_optimization_level=0"  # for a few steps, compiling well takes longer than it saves
 
 
@@ -167,8 +170,8 @@ while not list((RUNS / RUN / "checkpoints").glob("8")) and all(host.poll() is No
     time.sleep(0.2)
 print(f"a checkpoint after {time.monotonic() - started:.0f} s")
 hosts[1].send_signal(signal.SIGTERM)
-for host in hosts:
-    print(f"{last_line(host)!r}, status {host.returncode}")
+for process, host in enumerate(hosts):
+    print(f"process {process}: {end(host, status=75)}")
 
 # %% [markdown]
 # ## The same command again, on one device
@@ -176,7 +179,7 @@ for host in hosts:
 
 # %%
 again = wan(*TRAIN, XLA_FLAGS=QUICK)
-print(f"{last_line(again)!r}, status {again.returncode}")
+print(end(again))
 
 # %% [markdown]
 # ## Nothing was lost

@@ -87,7 +87,7 @@ from wan_jax.pipelines.loading import read_config
 MODELS = {name: read_config(name) for name in ("wan_mini", "wan22_t2v_a14b", "wan22_i2v_a14b")}
 plans = {f"{name}, shift {config.sampling.flow_shift:g}": experts.plan(config) for name, config in MODELS.items()}
 boundaries = dict(zip(plans, (config.boundary_ratio for config in MODELS.values())))
-save(draw.noise_plans(plans, boundaries), "experts_plans", "Who does which step; dashed: where the experts change.")
+save(draw.noise_plans(plans, boundaries), "experts_plans", "Who does which step; dashed: where the experts change")
 
 # %% [markdown]
 # The *shift* moves steps towards high noise and so gives the first expert more of them. In words of signal and noise,
@@ -122,7 +122,7 @@ run = trace(pipe, PROMPT, colours=colours)
 save(
     draw.contact_sheet(run),
     "experts_at_work",
-    "20 steps: purple frames are of the high-noise expert, green of the low.",
+    "20 steps: purple frames are of the high-noise expert, green of the low",
 )
 
 # %% [markdown]
@@ -156,7 +156,7 @@ print(*asked, sep="\n")
 from figures import rows
 
 sheet = {name: np.concatenate([clip[i] for clip in clips for i in (0, 16, 32)], 1) for name, clips in made.items()}
-save(rows(sheet), "experts_swapped", "First, middle and last frame of two videos, by who did the steps.")
+save(rows(sheet), "experts_swapped", "First, middle and last frame of two videos, by who did the steps")
 
 # %% [markdown]
 # Late steps by the high-noise expert, in the two lower rows, leave rough edges and texture. Thresholds, areas and
@@ -206,7 +206,7 @@ for ratio in (0.95, 0.6, 0.3):
     print(
         f"boundary {ratio}: {moved.switch} of {STEPS} steps high, {float(psnr(np.asarray(moved.frames), own)):.1f} dB"
     )
-save(rows(strips), "experts_boundary", "One prompt and one noise, with the experts changing at four noise levels.")
+save(rows(strips), "experts_boundary", "One prompt and one noise, with the experts changing at four noise levels")
 
 # %% [markdown]
 # **Next:** train them. [`train_wan22_t2v.py`](../configs/train_wan22_t2v.py) trains both experts of the large model,
