@@ -1,9 +1,10 @@
 """Runs the notebooks from top to bottom and writes their outputs: `python notebooks/build.py [NAME …]`.
 
 The sources are the `.py` files, in jupytext's percent format.  Badge and install cell of each are written from
-`install_cell.py` and the address in pyproject.toml, which stands nowhere else.  Two questions need no packages:
-`--check` fails where a notebook does not hold the cells of its source, and `--changed` names the notebooks that are to
-be run again, as they or what they import changed since the last commit that wrote their outputs.
+`install_cell.py` and the address in pyproject.toml, which stands nowhere else.  What runs nothing needs no packages:
+`--check` fails where a notebook does not hold the cells of its source, `--text` takes over what was changed between
+cells of code, and `--changed` names the notebooks that are to be run again, as they or what they import changed since
+the last commit that wrote their outputs.
 """
 
 import argparse
@@ -47,6 +48,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--check", action="store_true", help="run nothing; fail where a notebook is not of its source")
+    parser.add_argument(
+        "--text", action="store_true", help="run nothing; write new text into notebooks of the same code"
+    )
     parser.add_argument("--changed", action="store_true", help="run nothing; print the notebooks to run again")
     parser.add_argument(
         "--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="for a notebook (default: %(default)s)"
@@ -57,6 +61,9 @@ def main():
     names = asked.names or NAMES
     if asked.changed:
         print(*filter(has_changed, names))
+    elif asked.text:
+        for name in names:
+            update_text(name)
     elif asked.check:
         stale = [name for name in names if not is_fresh(name)]
         sys.exit(f"run `make notebooks` for {', '.join(stale)}" if stale else None)
@@ -85,6 +92,26 @@ def run(name: str, limit_s: float = LIMIT_S) -> float:
     notebook.metadata = _METADATA
     nbformat.write(notebook, HERE / f"{name}.ipynb")
     return seconds
+
+
+def update_text(name: str):
+    """Writes a notebook's cells of text anew, and keeps the outputs of its code.
+
+    Raises:
+        ValueError: the code differs from what was run.
+    """
+    path, notebook = HERE / f"{name}.ipynb", unrun(name)
+    held = json.loads(path.read_text(encoding="utf-8"))
+    ran, code = ([cell for cell in each["cells"] if cell["cell_type"] == "code"] for each in (held, notebook))
+    if ["".join(cell["source"]) for cell in ran] != [cell["source"] for cell in code]:
+        raise ValueError(f"{name}: its code changed; run it")
+    for cell, before in zip(code, ran):
+        cell |= {key: before[key] for key in ("outputs", "execution_count")}
+    for cell in notebook["cells"]:
+        cell["source"] = cell["source"].splitlines(keepends=True)
+    (HERE / f"{name}.py").write_text(source(name), encoding="utf-8")
+    notebook["metadata"] = held["metadata"]
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def source(name: str) -> str:

@@ -184,7 +184,8 @@ print(end(again))
 # %% [markdown]
 # ## Nothing was lost
 # The journal names the clips of every step, as each process has seen them. Together they are those of a run that nobody
-# stopped: every step once, four clips in each, and each of the 32 clips once in every eight steps.
+# stopped: every step once, four clips in each, and each of the 32 clips once in every eight steps. Left of the bar are
+# those of the first process.
 
 # %%
 from wan_jax.train.journal import read_journal

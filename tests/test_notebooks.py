@@ -68,6 +68,29 @@ def test_percent_format():
     assert list(build.cells_of(text)) == expected
 
 
+def test_new_text_keeps_outputs(tmp_path, monkeypatch):
+    name, here = build.NAMES[0], tmp_path / "notebooks"
+    here.mkdir()
+    for file in ("pyproject.toml", f"notebooks/{name}.py", f"notebooks/{name}.ipynb", "notebooks/install_cell.py"):
+        (tmp_path / file).write_bytes((ROOT / file).read_bytes())
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "HERE", here)
+    source, notebook = here / f"{name}.py", here / f"{name}.ipynb"
+    before = notebook.read_bytes()
+    build.update_text(name)
+    assert notebook.read_bytes() == before
+
+    source.write_text(source.read_text().replace("# ## Install\n", "# ## Installing\n"))
+    assert not build.is_fresh(name)
+    build.update_text(name)
+    assert build.is_fresh(name)
+    assert notebook.read_text() == before.decode().replace("## Install\\n", "## Installing\\n")
+
+    source.write_text(source.read_text() + "\n# %%\nx = 1\n")
+    with pytest.raises(ValueError, match="its code changed"):
+        build.update_text(name)
+
+
 def test_imports_are_followed(tmp_path):
     notebook = tmp_path / "notebook.py"
     notebook.write_text("def later():\n    from wan_jax.diffusion import euler\nimport figures, numpy\n")
