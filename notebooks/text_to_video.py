@@ -209,9 +209,9 @@ save(
 )
 
 # %% [markdown]
-# Lightning's video is another one, and not a worse one: it was not trained to end where the twenty steps end, but to
-# show what the prompt says. Measured over 400 prompts that were kept out of training, `wan_mini` shows this much of
-# what it is told ([card](../wan_jax/weights/wan_mini/README.md)):
+# Four distilled steps end about as near to all twenty as eight guided ones do. What counts is whether a video shows
+# what was asked for: over 400 prompts that were kept out of training, `wan_mini` shows this much of what it is told
+# ([card](../wan_jax/weights/wan_mini/README.md)):
 #
 # | | 4 steps | 10 | 20 | 50 | 4, lightning |
 # |---|---|---|---|---|---|
