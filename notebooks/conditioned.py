@@ -94,7 +94,7 @@ from wan_jax.world.words import Truth
 truth = Truth("red", "ball", "bounce", size="large", place="grass")
 prompt = "a large red ball bounces on green grass"
 clip = np.asarray(render(stage(truth, np.random.default_rng(4), own.num_frames), side=own.height)) / np.float32(255)
-play(clip, fps=own.fps)
+print(f"{clip.shape[0]} frames of {clip.shape[2]}×{clip.shape[1]}: {prompt}")
 
 # %% [markdown]
 # ## Tasks are frames and masks

@@ -13,14 +13,14 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "figures"
-GOOD_BYTES, MOST_BYTES = 15_000, 40_000  # of a picture
-ZOOM, QUALITY = 2, 15  # of a video
+GOOD_BYTES, MOST_BYTES = 10_000, 40_000  # of a picture
+ZOOM, QUALITY = 2, 10  # of a video
+DPI = 85
 _COLOURS = (256, 128, 64, 32)
 _TITLE = "# Figures\n\nMade and measured by the notebooks (`figures.save` in `notebooks/figures.py`).\n\n"
 _LINE = re.compile(r"^- \[([\w-]+)\]\(\1\.png\): (.+)$", re.MULTILINE)
 
 matplotlib.rcParams |= {
-    "figure.dpi": 100,
     "figure.constrained_layout.use": True,
     "font.size": 9,
     "axes.spines.top": False,
@@ -52,7 +52,7 @@ def save(figure, name: str, caption: str) -> HTML:
     index.write_text(_TITLE + lines, encoding="utf-8")
     # In the notebook as WebP, a third of the size: drawings without loss, pictures with some.
     exact = _encoded(small.convert("RGB"), "WEBP", lossless=True, quality=100, method=6)
-    close = _encoded(Image.fromarray(pixels), "WEBP", quality=75, method=6)
+    close = _encoded(Image.fromarray(pixels), "WEBP", quality=50, method=6)
     height, width, _ = pixels.shape
     return _shown(exact if len(exact) <= len(close) else close, width, height, caption)
 
@@ -72,7 +72,7 @@ def strip(video: np.ndarray, count: int = 8) -> np.ndarray:
     return np.concatenate(list(video[np.linspace(0, len(video) - 1, count).round().astype(int)]), axis=1)
 
 
-def rows(pictures: dict[str, np.ndarray], width: float = 5.5, lines: float = 1.25) -> plt.Figure:
+def rows(pictures: dict[str, np.ndarray], width: float = 6.5, lines: float = 1.25) -> plt.Figure:
     """Pictures [h w 3] of equal width below one another, each with its name on the left.
 
     Args:
@@ -99,7 +99,7 @@ def to_bytes(pixels: np.ndarray) -> np.ndarray:
 
 def _pixels(figure: plt.Figure) -> np.ndarray:
     file = io.BytesIO()
-    figure.savefig(file, format="png", facecolor="white")
+    figure.savefig(file, format="png", dpi=DPI, facecolor="white")
     plt.close(figure)  # or the notebook shows it twice
     return np.asarray(Image.open(file).convert("RGB"))
 

@@ -116,7 +116,7 @@ stars_again = np.clip(decoded(encoded((stars * 255).astype(np.uint8))), 0, 1)
 print(f"{clip.shape} bytes → {latents.shape} numbers: {clip.size / latents.size:.0f} times fewer")
 for name, before, after in (("a large ball", pixels, again), ("two small stars", stars, stars_again)):
     print(f"{name:15} PSNR {float(psnr(before, after)):.1f} dB, SSIM {float(ssim(before, after)):.3f}")
-play(pixels, again, stars, stars_again)
+play(pixels, again)
 
 # %%
 shown = {"clip": pixels, "again": again, "error × 4": np.abs(again - pixels) * 4, "stars": stars, "again ": stars_again}
@@ -254,7 +254,7 @@ import itertools
 import time
 from pathlib import Path
 
-SIDE, LENGTH = 64, 401
+SIDE, LENGTH = 64, 321
 
 
 def frames_without_end():

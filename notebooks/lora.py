@@ -79,7 +79,7 @@ dtype = prepare(FOLDER)
 
 # %%
 import numpy as np
-from figures import play, plt, rows, save, strip
+from figures import plt, rows, save, strip
 
 from wan_jax import export_to_video
 from wan_jax.world.render import render
@@ -179,9 +179,6 @@ save(
     "lora_before_after",
     "The same prompt and noise before and after low-rank updates learned from sixteen brown clips of five frames",
 )
-
-# %%
-play(before, after, fps=pipe.config.sampling.fps)
 
 # %% [markdown]
 # The world has the look of the clips; what is asked for by its colour keeps some of it.
