@@ -32,6 +32,7 @@ NAMES = (
 )
 LIMIT_S = 300  # for a whole notebook
 _OURS = ("wan_jax", "convert", "configs")
+_LOOKS = "figures"  # lays out and stores pictures; what they show does not depend on it
 _LINK = re.compile(r"(?<=^# \[colab\]: ).*", re.MULTILINE)  # of the badge
 _INSTALL = re.compile(r'(?<=# %% tags=\["install"\]\n).*?(?=\n# %%)', re.DOTALL)
 _CELL = re.compile(r"^# %%(?P<kind> \[markdown\])?(?: tags=(?P<tags>\[.*\]))?\n", re.MULTILINE)
@@ -195,7 +196,7 @@ def _files_of(name: str) -> list[Path]:
     parts = name.split(".")
     if parts[0] not in _OURS:
         beside = HERE / f"{name}.py"
-        return [beside] if beside.exists() else []
+        return [beside] if beside.exists() and name != _LOOKS else []
     places = [ROOT.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
     return [file for place in places for file in (place / "__init__.py", place.with_suffix(".py")) if file.exists()]
 
