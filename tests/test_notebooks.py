@@ -93,9 +93,10 @@ def test_new_text_keeps_outputs(tmp_path, monkeypatch):
 
 def test_imports_are_followed(tmp_path):
     notebook = tmp_path / "notebook.py"
-    notebook.write_text("def later():\n    from wan_jax.diffusion import euler\nimport figures, numpy\n")
+    notebook.write_text("def later():\n    from wan_jax.diffusion import euler\nimport figures, runtime, numpy\n")
     found = {str(path.relative_to(ROOT)) for path in build.imported_files(notebook) - {notebook}}
-    assert {"wan_jax/diffusion/euler.py", "wan_jax/diffusion/__init__.py", "notebooks/figures.py"} <= found
+    assert {"wan_jax/diffusion/euler.py", "wan_jax/diffusion/__init__.py", "notebooks/runtime.py"} <= found
+    assert "notebooks/figures.py" not in found  # only the looks
     assert "wan_jax/diffusion/solvers.py" in found  # which euler imports
     assert "wan_jax/cli/train.py" not in found and "convert/conversion.py" in found  # through wan_jax/__init__.py
 
