@@ -6,6 +6,7 @@ Needs what `make app` installs.  Prints JSON: milliseconds to the first contentf
 visits, seconds of each job, and the server's resident memory in MiB at the start and after each job.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -16,24 +17,25 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from typing import Any
 
-VISITS, START_S = 5, 120
+VISITS, START_S = 5, 300
 PATIENCE_MS = 300_000
 
 
 def main(jobs: int = 20, steps: int = 4):
     from playwright.sync_api import sync_playwright
 
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        server, address = _serve(folder)
-        try:
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            paints, shown = zip(*(_visit(browser, address) for _ in range(VISITS)))
-            memory, seconds = _run_jobs(browser, address, server.pid, jobs, steps)
-            browser.close()
-        finally:
-            server.terminate()
-            server.wait()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        sync_playwright() as playwright,
+        serving(folder) as (server, address),
+    ):
+        browser = chromium(playwright)
+        paints, shown = zip(*(_visit(browser, address) for _ in range(VISITS)))
+        memory, seconds = _run_jobs(browser, address, server.pid, jobs, steps)
+        browser.close()
     print(
         json.dumps(
             {
@@ -49,20 +51,40 @@ def main(jobs: int = 20, steps: int = 4):
     )
 
 
-def _serve(folder: str) -> tuple[subprocess.Popen, str]:
+@contextlib.contextmanager
+def serving(folder: str | os.PathLike, **options: Any) -> Iterator[tuple[subprocess.Popen, str]]:
+    """An Explorer in a process of its own, told to end afterwards, and its address.
+
+    Args:
+        folder: of its videos.
+        options: of `subprocess.Popen`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "wan_jax", "app", "--port", str(port), "--folder", folder]
-    server, address = subprocess.Popen(command, stdout=subprocess.DEVNULL), f"http://127.0.0.1:{port}"
-    for _ in range(START_S):
+    command = [sys.executable, "-m", "wan_jax", "app", "--port", str(port), "--folder", str(folder)]
+    with subprocess.Popen(command, **{"stdout": subprocess.DEVNULL} | options) as server:
+        try:
+            _wait_for(server, address := f"http://127.0.0.1:{port}")
+            yield server, address
+        finally:
+            server.terminate()
+
+
+def _wait_for(server: subprocess.Popen, address: str):
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and server.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=5).close()
-            return server, address
+            return
         except OSError:
-            time.sleep(1)
-    server.kill()
-    raise SystemExit("the server did not start")
+            time.sleep(0.2)
+    raise RuntimeError("the server did not start")
+
+
+def chromium(playwright):
+    """Debian's, started."""
+    return playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
 
 
 def _visit(browser, address: str) -> tuple[int, int]:

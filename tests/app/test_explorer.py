@@ -1,7 +1,7 @@
 """The Explorer as its users meet it: the real server, a real browser.
 
-    make app                                                               # installs both, and runs this
-    .venv/bin/python -m pytest -m browser -s --screenshots docs/explorer   # also writes pictures of the tabs
+    make app                                                                         # installs both, and runs this
+    .venv/bin/python -m pytest tests/app -m browser -s --screenshots=docs/explorer   # also writes pictures of the tabs
 
 The tests share a server, and follow each other as a visit does.
 """
@@ -9,24 +9,18 @@ The tests share a server, and follow each other as a visit does.
 import io
 import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from benchmarks.explorer import chromium, serving
 from wan_jax.app import history
 from wan_jax.video_io import read_metadata
 
 pytestmark = pytest.mark.browser
 
 PATIENCE_MS = 900_000  # compiling, on a machine that has other things to do
-START_S = 300
 WINDOW = {"width": 1280, "height": 800}
 TABS = ("Generate", "Experts", "Flow", "VAE", "Plan")
 
@@ -39,32 +33,15 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder, tmp_path_factory):
     """Of a server in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("log") / "server.txt"
-    command = [sys.executable, "-m", "wan_jax", "app", "--port", str(port), "--folder", str(folder)]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process:
-        address = f"http://127.0.0.1:{port}"
-        try:
-            _wait_for(address, process, log)
+    try:
+        with log.open("w") as file, serving(folder, stdout=file, stderr=file, env=environment) as (process, address):
             yield address
-            assert process.poll() is None, log.read_text()
-        finally:
-            process.terminate()
-    assert process.returncode == 0, log.read_text()
-
-
-def _wait_for(address: str, process: subprocess.Popen, log: Path):
-    end = time.monotonic() + START_S
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(log.read_text())
+            assert process.poll() is None
+        assert process.returncode == 0
+    except (AssertionError, RuntimeError):
+        pytest.fail(log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +49,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = chromium(playwright)
         yield browser
         browser.close()
 
@@ -115,8 +92,13 @@ def generate(page, steps: int):
     page.click("#generate")
 
 
-def wait_for_status(page, text: str, where: str = "#status"):
+def wait_for_status(page, text: str | re.Pattern, where: str = "#status"):
     page.locator(where).get_by_text(text).wait_for()
+
+
+def wait_for_step(page, where: str = "#status"):
+    """Any: a single one may pass before a browser looks."""
+    wait_for_status(page, re.compile(r"Step \d+ of"), where)
 
 
 def test_first_paint(page):
@@ -146,7 +128,7 @@ def test_generate(page, folder):
 def test_cancel_and_go_on(page, folder):
     before = history.videos(folder)
     generate(page, steps=100)
-    wait_for_status(page, "Step 2 of 100")
+    wait_for_step(page)
     page.click("#stop")
     wait_for_status(page, "Stopped.")
     generate(page, steps=2)
@@ -159,7 +141,7 @@ def test_cancel_and_go_on(page, folder):
 def test_waits_for_its_turn(page, browser, address):
     """A second visitor is told the place in line, and is served when the first one is done."""
     generate(page, steps=100)
-    wait_for_status(page, "Step 1 of 100")
+    wait_for_step(page)
     second = browser.new_page(viewport=WINDOW)
     second.goto(address)
     second.wait_for_selector("#generate")
@@ -268,7 +250,7 @@ def test_screenshots(page, folder, request):
         pytest.skip("only with --screenshots")
     Path(target).mkdir(parents=True, exist_ok=True)
     page.click("#generate")
-    wait_for_status(page, "Step 12 of 20")
+    wait_for_step(page)
     _write(page, Path(target) / "generate_running.png")
     wait_for_status(page, ".mp4")
     page.wait_for_timeout(1500)
@@ -291,6 +273,7 @@ def test_screenshots(page, folder, request):
     for boundary in (0.875, 0.3):
         fill(page, "#boundary", boundary)
         page.click("#experts-run")
+        wait_for_step(page, "#experts-status")
         wait_for_status(page, "Move the slider", "#experts-status")
     fill(page, "#noise", 0.8)
     page.wait_for_timeout(1000)

@@ -45,7 +45,9 @@ def test_planner_says_what_is_wrong():
         planning.plan(["--topology", "v9:1x1"], lambda said: None)
 
 
-def test_planner_ends_when_nobody_waits():
+def test_planner_ends_when_nobody_waits(monkeypatch):
+    monkeypatch.setattr(planning, "_LOOK_S", 0.01)  # before the planner can have looked for its compiler
+
     def stop(said: str):
         raise InterruptedError
 

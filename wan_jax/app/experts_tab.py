@@ -10,10 +10,10 @@ import gradio as gr
 import numpy as np
 
 from wan_jax.app import markup
+from wan_jax.app.buttons import Report, on_click, stop_on_click
 from wan_jax.app.explorer import Explorer
-from wan_jax.app.jobs import DEVICE, stream
 from wan_jax.explain import experts
-from wan_jax.explain.experts import FACTS, NAMES, TASKS, Parameters, Step
+from wan_jax.explain.experts import COLOURS, FACTS, NAMES, TASKS, Parameters, Step
 from wan_jax.typing import Float, UInt8
 
 _ABOUT = (
@@ -24,7 +24,6 @@ _ABOUT = (
 _ONE = "This model has a single transformer, which does all steps."
 _PROMPT = "a large red ball bounces on green grass"
 _NOTHING = "Run it, and what the video was going to be at this noise level will be here."
-_COLOURS = "#7c3aed", "#0d9488"
 _STYLE = """<style>
 .wan-steps { display: flex; align-items: flex-end; gap: 2px; height: 84px; }
 .wan-steps i { flex: 1; min-width: 2px; border-radius: 2px 2px 0 0; opacity: .35; }
@@ -88,44 +87,41 @@ def build(explorer: Explorer):
     last = gr.State(None)
     fps = own.fps
 
-    async def run(prompt: str, seed: int, count: int, ratio: float, previous: Run | None):
-        def work(report: Callable[[dict], None]) -> dict:
-            def show(number: int, step: Step, preview: Float["f h w 3"]):
-                name = f", {NAMES[step.expert]}" if two else ""
-                said = markup.progress(f"Step {number + 1} of {int(count)}{name}", (number + 1) / count)
-                report({status: said, stage: markup.picture(preview, fps / config.vae.temporal_factor)})
+    def run(report: Report, prompt: str, seed: int, count: int, ratio: float, previous: Run | None) -> dict:
+        def show(number: int, step: Step, preview: Float["f h w 3"]):
+            name = f", {NAMES[step.expert]}" if two else ""
+            said = markup.progress(f"Step {number + 1} of {int(count)}{name}", (number + 1) / count)
+            report({status: said, stage: picture(preview)})
 
-            report({status: markup.progress("Preparing; a new size is compiled first, which takes a while", 0.0)})
-            made = _run(explorer, (prompt, int(seed), int(count)), ratio if two else None, show)
-            same = previous is not None and previous.wish == made.wish
-            return {
-                last: made,
-                noise: 1.0,
-                told: _told(made.steps, 1.0, size),
-                stage: markup.picture(made.previews[0], fps / config.vae.temporal_factor),
-                before: _video(previous, fps, "Before") if same else "",
-                after: _video(made, fps, "Now"),
-                difference: markup.said(compared(previous, made)) if same else "",
-                status: markup.said("Move the slider from noise to video."),
-            }
+        report({status: markup.progress("Preparing; a new size is compiled first, which takes a while", 0.0)})
+        made = _run(explorer, (prompt, int(seed), int(count)), ratio if two else None, show)
+        same = previous is not None and previous.wish == made.wish
+        return {
+            last: made,
+            noise: 1.0,
+            told: _told(made.steps, 1.0, size),
+            stage: picture(made.previews[0]),
+            before: _video(previous, fps, "Before") if same else "",
+            after: _video(made, fps, "Now"),
+            difference: markup.said(compared(previous, made)) if same else "",
+            status: markup.said("Move the slider from noise to video."),
+        }
 
-        async for update in stream(work, lambda line: {status: markup.said(line, error=True)}):
-            yield update
+    def picture(preview: Float["f h w 3"]) -> str:
+        return markup.picture(preview, fps / config.vae.temporal_factor)
 
     def look(level: float, count: int, ratio: float, made: Run | None) -> list[Any]:
         if made is None:
             planned = experts.plan(experts.with_boundary(config, ratio) if two else config, int(count))
             return [_told(planned, level, size), gr.skip()]
-        preview = made.previews[_index(made.steps, level)]
-        return [_told(made.steps, level, size), markup.picture(preview, fps / config.vae.temporal_factor)]
+        return [_told(made.steps, level, size), picture(made.previews[_index(made.steps, level)])]
 
     def plan_anew(level: float, count: int, ratio: float) -> str:
         return look(level, count, ratio, None)[0]
 
     shown = [last, noise, told, stage, before, after, difference, status]
-    options = {"show_progress": "full", "show_progress_on": status} | DEVICE
-    running = start.click(run, [prompt, seed, count, boundary, last], shown, **options)
-    stop.click(lambda: markup.said("Stopped."), outputs=status, cancels=running, queue=False)
+    running = on_click(start, run, [prompt, seed, count, boundary, last], shown, status)
+    stop_on_click(stop, running, status)
     noise.input(look, [noise, count, boundary, last], [told, stage], show_progress="hidden", queue=False)
     for widget in (boundary, count):
         widget.input(plan_anew, [noise, count, boundary], told, show_progress="hidden", queue=False)
@@ -184,7 +180,7 @@ def _told(steps: list[Step], level: float, size: Parameters) -> str:
     facts = markup.facts(values)
     bars = "".join(
         f'<i class="{"at" if i == at else ""}" title="step {i + 1}: {s.sigma:.3f}" '
-        f'style="height:{100 * s.sigma:.1f}%;background:{_COLOURS[s.expert]}"></i>'
+        f'style="height:{100 * s.sigma:.1f}%;background:{COLOURS[s.expert]}"></i>'
         for i, s in enumerate(steps)
     )
     key = f"{high} steps of the high-noise expert, then {len(steps) - high} of the low-noise expert." if two else ""

@@ -1,13 +1,12 @@
 """The tab where one small network learns the plane as flow matching and as diffusion, before your eyes."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import gradio as gr
 
 from wan_jax.app import markup
+from wan_jax.app.buttons import Report, on_click, stop_on_click
 from wan_jax.app.explorer import Explorer
-from wan_jax.app.jobs import DEVICE, stream
 from wan_jax.explain.plane import DATA
 
 if TYPE_CHECKING:
@@ -35,32 +34,29 @@ def build(explorer: Explorer):
         plots = {name: _figure(said, f"flow-{name}") for name, said in _PLOTS.items()}
     found = gr.Markdown(elem_id="flow-finding")
 
-    async def train(data: str):
-        def work(report: Callable[[dict], None]) -> dict:
-            from wan_jax.explain import figures
-            from wan_jax.explain.comparison import compare
-            from wan_jax.explain.finding import finding
+    def train(report: Report, data: str) -> dict:
+        from wan_jax.explain import figures
+        from wan_jax.explain.comparison import compare
+        from wan_jax.explain.finding import finding
 
-            report({status: markup.progress("Compiling the training", 0.0)})
-            for known in compare(data, reports=3):
-                report(
-                    {
-                        status: markup.progress(_said(known), known.done),
-                        ways: figures.picture(figures.ways(known)),
-                        plots["losses"]: figures.picture(figures.losses(known)),
-                    }
-                )
-            drawn = {plots[name]: figures.picture(getattr(figures, name)(known)) for name in _PLOTS}
-            sentences = "\n".join(f"- {sentence}" for sentence in finding(known))
-            return {status: markup.said("Trained and measured."), found: sentences} | drawn
+        report({status: markup.progress("Compiling the training", 0.0)})
+        for known in compare(data, reports=3):
+            report(
+                {
+                    status: markup.progress(_said(known), known.done),
+                    ways: figures.picture(figures.ways(known)),
+                    plots["losses"]: figures.picture(figures.losses(known)),
+                }
+            )
+        drawn = {plots[name]: figures.picture(getattr(figures, name)(known)) for name in _PLOTS}
+        sentences = "\n".join(f"- {sentence}" for sentence in finding(known))
+        return {status: markup.said("Trained and measured."), found: sentences} | drawn
 
-        yield {found: "", plots["qualities"]: None, plots["straightnesses"]: None}
-        async for update in stream(work, lambda line: {status: markup.said(line, error=True)}):
-            yield update
+    def begin() -> dict:
+        return {found: "", plots["qualities"]: None, plots["straightnesses"]: None}
 
-    options = {"show_progress": "full", "show_progress_on": status} | DEVICE
-    running = start.click(train, data, [status, ways, found, *plots.values()], **options)
-    stop.click(lambda: markup.said("Stopped."), outputs=status, cancels=running, queue=False)
+    running = on_click(start, train, data, [status, ways, found, *plots.values()], status, begin=begin)
+    stop_on_click(stop, running, status)
 
 
 def _figure(said: str, name: str) -> gr.Image:

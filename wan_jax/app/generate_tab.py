@@ -7,9 +7,9 @@ from typing import Any
 import gradio as gr
 
 from wan_jax.app import generation, history, markup
+from wan_jax.app.buttons import Report, on_click, stop_on_click
 from wan_jax.app.explorer import Explorer
 from wan_jax.app.generation import EXTEND, FRAMES, INPAINT, REFERENCES, RESTYLE, Progress, Wish
-from wan_jax.app.jobs import DEVICE, stream
 from wan_jax.cli.generate import stored_settings
 from wan_jax.cli.options import parse_number
 
@@ -62,26 +62,20 @@ def build(explorer: Explorer):
     names = gr.State([])
     made = [stage, video, status, shown, gallery, names]
 
-    async def generate(*values: Any):
-        yield {video: gr.update(visible=False), stage: gr.update(visible=True), shown: None}
+    def begin() -> dict:
+        return {video: gr.update(visible=False), stage: gr.update(visible=True), shown: None}
 
-        def work(report: Callable[[dict], None]) -> dict:
-            wish = _wish(dict(zip(form, values)))
+    def generate(report: Report, *values: Any) -> dict:
+        wish = _wish(dict(zip(form, values)))
 
-            def show(at: Progress):
-                update = {status: markup.progress(at.said, at.done)}
-                if at.preview is not None:
-                    update[stage] = markup.picture(at.preview, explorer.config.sampling.fps / _factor(explorer))
-                report(update)
+        def show(at: Progress):
+            update = {status: markup.progress(at.said, at.done)}
+            if at.preview is not None:
+                update[stage] = markup.picture(at.preview, explorer.config.sampling.fps / _factor(explorer))
+            report(update)
 
-            path, settings = generation.generate(explorer, wish, show)
-            return _result(path, settings, strange=generation.strange_words(explorer, wish.prompt)) | listed()
-
-        def failed(line: str) -> dict:
-            return {status: markup.said(line, error=True), stage: markup.empty(_WAITING)}
-
-        async for update in stream(work, failed):
-            yield update
+        path, settings = generation.generate(explorer, wish, show)
+        return _result(path, settings, strange=generation.strange_words(explorer, wish.prompt)) | listed()
 
     def listed() -> dict:
         paths = history.videos(explorer.folder)
@@ -106,8 +100,9 @@ def build(explorer: Explorer):
             update[status] = markup.said(f"{path.name}: to make it again, add {' and '.join(again)} once more.")
         return update | {form[name]: value for name, value in _values(explorer, settings).items() if name in form}
 
-    running = start.click(generate, list(form.values()), made, show_progress="full", show_progress_on=status, **DEVICE)
-    stop.click(lambda: markup.said("Stopped."), outputs=status, cancels=running, queue=False)
+    nothing = {stage: markup.empty(_WAITING)}
+    running = on_click(start, generate, list(form.values()), made, status, begin=begin, failed=nothing)
+    stop_on_click(stop, running, status)
     gallery.select(bring_back, names, [*made, *form.values()], show_progress="hidden")
     source_button.click(lambda path: path, video, form["source"])
     form["preset"].input(lambda name: _own(explorer, name), form["preset"], [form[n] for n in _OWN if n in form])

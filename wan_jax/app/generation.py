@@ -100,8 +100,7 @@ def generate(explorer: Explorer, wish: Wish, report: Callable[[Progress], None])
     Raises:
         WanError: the wish is impossible.
     """
-    from wan_jax.pipelines.preview import colours_of
-    from wan_jax.sharding import to_host
+    from wan_jax.pipelines.preview import colours_of, of_callback
     from wan_jax.video_io import check_output, export_to_video
 
     asked = arguments(explorer.config, wish)
@@ -116,7 +115,7 @@ def generate(explorer: Explorer, wish: Wish, report: Callable[[Progress], None])
 
     def watch(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> None:
         ended.append(time.monotonic())
-        latents = np.moveaxis(to_host(tensors["denoised"])[0, :, len(wish.references) :], 0, -1)
+        latents = of_callback(tensors["denoised"])[len(wish.references) :]
         expert = _expert(pipe.config.boundary_ratio, timestep)
         said = f"Step {step + 1} of {steps}{expert}{_left(ended, steps)}"
         report(Progress(said, (step + 1) / steps, colours_of(latents, colours)))
@@ -193,11 +192,12 @@ def _steps(asked: dict[str, Any], sampling: "Sampling") -> int:
 
 def _expert(boundary: float | None, timestep: int) -> str:
     from wan_jax.experts import segments
+    from wan_jax.explain.experts import NAMES
 
     if boundary is None:
         return ""
     (segment,) = segments(np.array([timestep]), boundary)
-    return (", high-noise expert", ", low-noise expert")[segment.expert]
+    return f", {NAMES[segment.expert]}"
 
 
 def _left(ended: list[float], steps: int) -> str:

@@ -1,14 +1,13 @@
 """The tab that tells whether a model fits a chip, and how long a video should take there."""
 
 import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from wan_jax.app import markup, planning
+from wan_jax.app.buttons import Report, on_click, stop_on_click
 from wan_jax.app.explorer import Explorer
-from wan_jax.app.jobs import DEVICE, stream
 
 _ABOUT = (
     "The real TPU compiler compiles the programs of a video for chips that are not here, and tells what they need. "
@@ -52,21 +51,15 @@ def build(explorer: Explorer):
     with gr.Accordion("The whole report", open=False):
         whole = gr.JSON(show_label=False)
 
-    async def plan(chips: str, model: str, size: str, frames: int | None, preset: str):
+    def plan(report: Report, chips: str, model: str, size: str, frames: int | None, preset: str) -> dict:
         arguments = ["--topology", chips, "--model", model, "--size", size]
         arguments += [] if frames is None else ["--frames", str(frames)]
         arguments += [] if preset == _RESIDENT else ["--preset", preset]
+        found = planning.plan(arguments, lambda said: report({status: markup.said(said)}))
+        return {answer: _answer(found), whole: found, status: markup.said(_said(found))}
 
-        def work(report: Callable[[dict], None]) -> dict:
-            found = planning.plan(arguments, lambda said: report({status: markup.said(said)}))
-            return {answer: _answer(found), whole: found, status: markup.said(_said(found))}
-
-        async for update in stream(work, lambda line: {status: markup.said(line, error=True)}):
-            yield update
-
-    options = {"show_progress": "full", "show_progress_on": status} | DEVICE
-    running = start.click(plan, [chips, model, size, frames, preset], [status, answer, whole], **options)
-    stop.click(lambda: markup.said("Stopped."), outputs=status, cancels=running, queue=False)
+    running = on_click(start, plan, [chips, model, size, frames, preset], [status, answer, whole], status)
+    stop_on_click(stop, running, status)
 
 
 def _answer(report: dict[str, Any]) -> str:

@@ -1,13 +1,10 @@
 """The tab of the autoencoder: a clip and what comes back, its latents, and the memory of both ways to decode."""
 
-from collections.abc import Callable
-from typing import Any
-
 import gradio as gr
 
 from wan_jax.app import autoencoding, history, markup
+from wan_jax.app.buttons import Report, on_click, stop_on_click
 from wan_jax.app.explorer import Explorer
-from wan_jax.app.jobs import DEVICE, stream
 from wan_jax.errors import WanError
 
 _ABOUT = (
@@ -51,45 +48,30 @@ def build(explorer: Explorer):
             memory = gr.HTML(elem_id="vae-memory", padding=False)
     shown = [clip, again, status, facts, strip]
 
-    async def reconstruct(path: str | None, most: int, longest: int):
-        def work(report: Callable[[dict], None]) -> dict:
-            def show(said: str, done: float):
-                report({status: markup.progress(said, done)})
+    def shows(report: Report) -> autoencoding.Show:
+        return lambda said, done: report({status: markup.progress(said, done)})
 
-            source = path or _newest(explorer)
-            found = autoencoding.reconstruct(explorer, source, int(most), int(longest), show)
-            return {
-                clip: source,
-                again: str(found.path),
-                strip: found.strip,
-                facts: markup.facts(found.facts),
-                status: markup.said(f"{found.frames} frames of {found.width}×{found.height}"),
-            }
+    def reconstruct(report: Report, path: str | None, most: int, longest: int) -> dict:
+        source = path or _newest(explorer)
+        found = autoencoding.reconstruct(explorer, source, int(most), int(longest), shows(report))
+        return {
+            clip: source,
+            again: str(found.path),
+            strip: found.strip,
+            facts: markup.facts(found.facts),
+            status: markup.said(f"{found.frames} frames of {found.width}×{found.height}"),
+        }
 
-        async for update in stream(work, _failed):
-            yield update
+    def compare(report: Report, longest: int) -> dict:
+        found = autoencoding.decoding_memory(explorer, int(longest), shows(report))
+        plot = markup.lines(found, f"frames of {longest}×{longest}", "MiB to decode")
+        return {memory: plot + markup.said(autoencoding.MEASURED), status: markup.said("")}
 
-    async def compare(longest: int):
-        def work(report: Callable[[dict], None]) -> dict:
-            def show(said: str, done: float):
-                report({status: markup.progress(said, done)})
-
-            found = autoencoding.decoding_memory(explorer, int(longest), show)
-            plot = markup.lines(found, f"frames of {longest}×{longest}", "MiB to decode")
-            return {memory: plot + markup.said(autoencoding.MEASURED), status: markup.said("")}
-
-        async for update in stream(work, _failed):
-            yield update
-
-    def _failed(line: str) -> dict[Any, str]:
-        return {status: markup.said(line, error=True)}
-
-    options = {"show_progress": "full", "show_progress_on": status} | DEVICE
     running = [
-        start.click(reconstruct, [clip, frames, side], shown, **options),
-        measure.click(compare, side, [memory, status], **options),
+        on_click(start, reconstruct, [clip, frames, side], shown, status),
+        on_click(measure, compare, side, [memory, status], status),
     ]
-    stop.click(lambda: markup.said("Stopped."), outputs=status, cancels=running, queue=False)
+    stop_on_click(stop, running, status)
 
 
 def _newest(explorer: Explorer) -> str:

@@ -40,7 +40,7 @@ def app(
         share: also open Gradio's tunnel to the internet, which lets in everybody who has its link.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise WanError('the Explorer needs Gradio: pip install "gradio>=6,<7"')
+        raise WanError('the Explorer needs Gradio: pip install ".[app]"')
     from wan_jax.app import planning
     from wan_jax.app.explorer import Explorer
     from wan_jax.app.server import serve

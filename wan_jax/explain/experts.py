@@ -15,6 +15,7 @@ from wan_jax.models import abstract_params
 
 NAMES = "high-noise expert", "low-noise expert"
 TASKS = "layout and motion", "texture and detail"
+COLOURS = "#7c3aed", "#0d9488"  # by which figures and the Explorer tell them apart
 _CARD = "wan_jax/weights/wan_mini/README.md"
 _WAN = "Wan2.2, README.md"
 

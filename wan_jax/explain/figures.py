@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from wan_jax.explain import learning, measures
+from wan_jax.explain import experts, learning, measures
 from wan_jax.explain.comparison import COUNTS, STRAIGHTENED, Comparison
 from wan_jax.explain.experts import NAMES, Step
 from wan_jax.explain.plane import DIFFUSION, FLOW, Way
@@ -18,7 +18,6 @@ from wan_jax.explain.trace import Trace
 from wan_jax.typing import Float
 
 COLOURS = {FLOW.name: "#0d9488", DIFFUSION.name: "#e11d48", STRAIGHTENED: "#4f46e5"}
-EXPERTS = "#7c3aed", "#0d9488"  # high noise, low noise
 _INK, _FAINT = "#334155", "#cbd5e1"
 _SIDE = 2.9  # how much of the plane is shown around the middle
 _SHOWN = 120  # ways that are drawn
@@ -159,7 +158,7 @@ def noise_plans(plans: Mapping[str, Sequence[Step]], boundaries: Mapping[str, fl
     """Noise level before each step of several runs; the colour says who does it."""
     figure, axes = _panels(len(plans), 3.6 * len(plans), 2.7, sharey=True)
     for axis, (name, steps) in zip(axes, plans.items()):
-        for expert, (label, colour) in enumerate(zip(NAMES, EXPERTS)):
+        for expert, (label, colour) in enumerate(zip(NAMES, experts.COLOURS)):
             own = [i for i, step in enumerate(steps) if step.expert == expert]
             axis.bar(own, [steps[i].sigma for i in own], color=colour, width=0.8, label=f"{label}: {len(own)} steps")
         axis.axhline(boundaries[name], color=_INK, linewidth=0.8, linestyle="--")
@@ -182,7 +181,7 @@ def contact_sheet(trace: Trace, columns: int = 10, zoom: int = 4) -> Float["h w 
 
 def _framed(tile: Float["h w 3"], expert: int, edge: int = 4) -> Float["i j 3"]:
     height, width, _ = tile.shape
-    colour = [int(EXPERTS[expert][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    colour = [int(experts.COLOURS[expert][i : i + 2], 16) / 255 for i in (1, 3, 5)]
     framed = np.ones((height + 4 * edge, width + 4 * edge, 3), np.float32)
     framed[edge:-edge, edge:-edge] = colour
     framed[2 * edge : -2 * edge, 2 * edge : -2 * edge] = tile

@@ -10,9 +10,8 @@ import numpy as np
 from wan_jax.errors import WanError
 from wan_jax.explain.experts import Step, plan, with_boundary
 from wan_jax.pipelines.eval_mini import use_experts
-from wan_jax.pipelines.preview import colours_of, fit_colours
+from wan_jax.pipelines.preview import colours_of, fit_colours, of_callback
 from wan_jax.pipelines.wan import WanPipeline, gaussian_noise
-from wan_jax.sharding import to_host
 from wan_jax.typing import Float
 
 
@@ -71,17 +70,13 @@ def trace(
         ahead = plan(pipe.config, **run)
 
         def keep(pipe: WanPipeline, number: int, timestep: int, tensors: dict[str, Any]):
-            path.append(_channel_last(tensors["latents"]))
-            previews.append(colours_of(_channel_last(tensors["denoised"]), colours))
+            path.append(of_callback(tensors["latents"]))
+            previews.append(colours_of(of_callback(tensors["denoised"]), colours))
             watch(number, ahead[number], previews[-1])
 
         frames = pipe(prompt, seed=seed, callback_on_step_end=keep, **run, **options).frames[0]
         noise = np.asarray(gaussian_noise((1, *path[0].shape), seed)[0])
         return Trace(ahead, np.stack([noise, *path]), np.stack(previews), frames, pipe.config.boundary_ratio)
-
-
-def _channel_last(latents: Float["1 c f h w"]) -> Float["f h w c"]:
-    return np.moveaxis(to_host(latents)[0], 0, -1)
 
 
 @contextmanager

@@ -36,9 +36,14 @@ class Preview:
     def __call__(self, pipe: "WanPipeline", step: int, timestep: int, tensors: dict[str, Any]) -> None:
         if self._colours is None:
             self._colours = fit_colours(pipe)
-        latents = np.moveaxis(to_host(tensors["denoised"])[0], 0, -1)
+        latents = of_callback(tensors["denoised"])
         if is_leader():
             write_frames(self._path, enlarged(colours_of(latents, self._colours)))
+
+
+def of_callback(latents: Float["b c f h w"]) -> Float["f h w c"]:
+    """Of what a callback is given, that of the first video, on the host."""
+    return np.moveaxis(to_host(latents)[0], 0, -1)
 
 
 def fit_colours(pipe: "WanPipeline") -> Float["n 3"]:
