@@ -75,8 +75,8 @@ class SealedFolder:
             return
         with suppress(OSError):  # a full disk need not end the run
             if self._key() is None:
-                _write_private(self._folder / _KEY, secrets.token_bytes(_KEY_BYTES))  # older files are void now
-            _write_private(self._folder / name, _seal(self._key(), name, data), data)
+                write_private(self._folder / _KEY, secrets.token_bytes(_KEY_BYTES))  # older files are void now
+            write_private(self._folder / name, _seal(self._key(), name, data), data)
             self._trim()
 
     def _is_private(self) -> bool:
@@ -114,12 +114,13 @@ def _read_private(path: Path) -> bytes | None:
         return None
 
 
-def _write_private(path: Path, *parts: bytes):
+def write_private(path: Path, *parts: bytes):
+    """All of a file that only the user can read, or nothing."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:  # mode 0600
         try:
             file.writelines(parts)
             file.flush()
             os.replace(file.name, path)
-        except OSError:
+        except BaseException:
             os.unlink(file.name)
             raise

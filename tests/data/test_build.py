@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from tests.data.building import OPTIONS, SHARD_BYTES, run
 from tests.data.made import CAPTIONS, GOOD, LAYOUTS, REASONS, numbered, tree, write_dataset, write_videos
+from tests.ports import free_port
 from wan_jax import WanPipeline, checkpoint, cli
 from wan_jax.data import build, shards
 from wan_jax.data.buckets import Bucket
@@ -206,10 +206,7 @@ def test_two_processes_encode(src, latents, tmp_path):
 
 
 def _processes(*deaths: tuple[str, int], arguments) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    script = ("-m", "tests.data.building", port, len(deaths))
+    script = ("-m", "tests.data.building", free_port(), len(deaths))
     return [_python(*script, i, *death, *arguments) for i, death in enumerate(deaths)]
 
 

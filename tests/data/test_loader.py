@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ import pytest
 
 from tests.data.loading import MESHES
 from tests.data.made import COUNTS, TEXT_WIDTH, latents_of, states_of, write_dataset
+from tests.ports import free_port
 from wan_jax import sharding
 from wan_jax.data.loader import Batch, Dataset, batches, validation_clips
 from wan_jax.errors import WanError
@@ -87,9 +87,7 @@ def test_the_mesh_changes_nothing(dataset, mesh):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_the_number_of_processes_changes_nothing(folder, dataset, tmp_path, mesh):
     """Two with four devices each; they hold half of the rows, or all where rows are split between them."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     script = [sys.executable, "-m", "tests.data.loading"]
     running = [
         subprocess.Popen([*script, *map(str, (port, 2, i, 4, mesh, folder, tmp_path / "out"))], env=os.environ)

@@ -1,6 +1,5 @@
 """One device and many give the same videos."""
 
-import socket
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.compare import relative_error
+from tests.ports import free_port
 from wan_jax import WanError, WanPipeline
 from wan_jax.sharding import as_mesh
 
@@ -71,9 +71,7 @@ def test_a_mesh_of_another_size():
 @pytest.mark.parametrize("processes, mesh", [(2, "data=2,context=4"), (4, "data=2,fsdp=2,context=2")])
 def test_processes_agree(processes, mesh, alone, tmp_path):
     """Several hosts, each with some of the devices."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     out = tmp_path / "out.npz"
     script = [sys.executable, "-m", "tests.pipelines.in_processes"]
     running = [

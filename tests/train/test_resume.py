@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 
+from tests.ports import free_port
 from tests.train import tiny
 from wan_jax.cache import cache_dir
 from wan_jax.errors import WanError
@@ -46,9 +46,7 @@ def start(tmp_path_factory, data, base):
 
     def begin(processes=1, devices=1, *changes, folder=None):
         folder = folder or tmp_path_factory.mktemp("run")
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         script = [sys.executable, "-m", "tests.train.in_processes"]
         arguments = [str(folder), f"data={data}", f"base={base}", *changes]
         environment = os.environ | {"XLA_FLAGS": " ".join(_XLA_FLAGS)}

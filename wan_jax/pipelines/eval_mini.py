@@ -8,11 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
-from wan_jax import __version__
 from wan_jax.errors import WanError
 from wan_jax.pipelines.contact_sheet import write_contact_sheet
 from wan_jax.pipelines.wan import WanPipeline
@@ -98,12 +96,7 @@ def evaluate_prompts(
         "shift": pipe.config.sampling.flow_shift if shift is None else shift,
         "updates": list(map(dict, updates)),
         "seed": seed,
-        "model": pipe.config.name,
-        "checkpoint": pipe.fingerprint,
-        "dtype": pipe.dtype.name,
-        "quantization": pipe.config.transformer.quantization,
-        "versions": {"wan_jax": __version__, "jax": jax.__version__},
-        "device": jax.devices()[0].device_kind,
+        **pipe.provenance(),
     }
     if out is not None:
         write_contact_sheet(Path(out) / "contact_sheet.png", *zip(*shown))

@@ -447,20 +447,26 @@ class WanPipeline:
             **dataclasses.asdict(request),
             **given.digests(),
             "fps": self.config.sampling.fps,
-            "model": self.config.name,
-            "checkpoint": self.fingerprint,
-            "dtype": self.dtype.name,
-            "quantization": self.config.transformer.quantization,
+            **self.provenance(),
             "preset": self.preset,
             "vae_dtype": self.vae.dtype.name,
-            "versions": {"wan_jax": wan_jax.__version__, "jax": jax.__version__},
-            "device": jax.devices()[0].device_kind,
         }
         return [
             shared
             | {"prompt": prompt, "negative_prompt": negative, "seed": None if given_latents else request.seed + i}
             for i, (prompt, negative) in enumerate(zip(request.prompt, request.negative_prompt))
         ]
+
+    def provenance(self) -> dict[str, Any]:
+        """The model and the machine, for reports and the metadata of videos, in JSON types."""
+        return {
+            "model": self.config.name,
+            "checkpoint": self.fingerprint,
+            "dtype": self.dtype.name,
+            "quantization": self.config.transformer.quantization,
+            "versions": {"wan_jax": wan_jax.__version__, "jax": jax.__version__},
+            "device": jax.devices()[0].device_kind,
+        }
 
 
 def gaussian_noise(shape: tuple[int, ...], seed: int) -> Float["b f h w c"]:

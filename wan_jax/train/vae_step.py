@@ -15,6 +15,7 @@ from wan_jax.models import inflation
 from wan_jax.models.discriminator import Discriminator
 from wan_jax.models.wan_vae import WanVAE
 from wan_jax.perceptual.lpips import lpips
+from wan_jax.pipelines.autoencoder import from_pixels
 from wan_jax.train import vae_losses
 from wan_jax.train.optimizer import learning_rate, make_optimizer
 from wan_jax.train.state import TrainState, advance, all_finite, average
@@ -52,7 +53,7 @@ def train_step(
         perceptual: of LPIPS; empty without that loss.
         frames: a batch that divides evenly over the devices.
     """
-    video = to_network(frames)
+    video = from_pixels(frames)
     drawn = _draw(jax.random.fold_in(state.key, state.step), video.shape, config)
     averages, mesh = state.opt_state["averages"], sharding.ambient_mesh()
     active = _gan_is_on(state.step, averages, config)
@@ -137,10 +138,6 @@ def reconstruct(
 def whole(params: Params, config: VAETrainConfig) -> Params:
     """The autoencoder's weights, which of an image one are inflated."""
     return inflation.inflate(params, config.model.vae) if config.image else params
-
-
-def to_network(frames: UInt8["b f h w 3"]) -> Float["b f h w 3"]:
-    return frames.astype(jnp.float32) / 127.5 - 1
 
 
 def _gradients(params, perceptual, averages, active, video, drawn, *, config: VAETrainConfig, axes: tuple[str, ...]):

@@ -20,10 +20,11 @@ from wan_jax.data.loader import Dataset, FrameBatch, frame_batches, validation_f
 from wan_jax.errors import WanError
 from wan_jax.models import inflation, wan_vae
 from wan_jax.perceptual.lpips import load, lpips
+from wan_jax.pipelines.autoencoder import from_pixels
 from wan_jax.train.models import find_model, finished_model, read_component
 from wan_jax.train.state import TrainState
 from wan_jax.train.vae_config import VAETrainConfig
-from wan_jax.train.vae_step import new_state, reconstruct, to_network, train_step, whole
+from wan_jax.train.vae_step import new_state, reconstruct, train_step, whole
 from wan_jax.typing import Float, Params, UInt8
 
 _STATISTICS_CLIPS = 512  # from so many clips come the latents' mean and deviation
@@ -150,7 +151,7 @@ class VAETask:
 def _measure(
     params: Params, perceptual: Params, frames: UInt8["b f h w 3"], *, config: VAETrainConfig
 ) -> dict[str, Float[" b"]]:
-    video = to_network(frames)
+    video = from_pixels(frames)
     again = jnp.clip(reconstruct(params, video, None, config)[0], -1.0, 1.0)
     axes = (1, 2, 3, 4)
     told = {"l1": jnp.abs(again - video).mean(axes)}
@@ -165,13 +166,13 @@ def _measure(
 
 @partial(jax.jit, static_argnames="config")
 def _reconstructions(params: Params, frames: UInt8["b f h w 3"], *, config: VAETrainConfig) -> UInt8["b f h w 3"]:
-    again = reconstruct(params, to_network(frames), None, config)[0]
+    again = reconstruct(params, from_pixels(frames), None, config)[0]
     return jnp.round((jnp.clip(again, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
 @partial(jax.jit, static_argnames="config")
 def _moments(params: Params, frames: UInt8["b f h w 3"], *, config: VAETrainConfig) -> Float["b g i j z"]:
-    return reconstruct(params, to_network(frames), None, config)[1]
+    return reconstruct(params, from_pixels(frames), None, config)[1]
 
 
 def _write_picture(path: epath.Path, rows: Sequence[UInt8["f h w 3"]]):
