@@ -239,6 +239,19 @@ def test_flow(page):
     assert page.locator("#flow-qualities img").is_visible()
 
 
+@pytest.mark.parametrize("model", ["wan21_t2v_1_3b", "wan22_i2v_a14b", "wan21_vace_1_3b"])
+def test_page_of_other_models(model, tmp_path):
+    """The page is built without weights.  Where there is one transformer, nothing is said of two."""
+    from wan_jax.app.explorer import Explorer
+    from wan_jax.app.server import build
+
+    explorer = Explorer.open(model, tmp_path)
+    widgets = {block.elem_id: block for block in build(explorer).blocks.values() if block.elem_id}
+    two = explorer.config.boundary_ratio is not None
+    assert widgets["boundary"].visible == two
+    assert ("-noise expert" in widgets["experts-facts"].value) == two
+
+
 def test_nothing_left_the_machine(elsewhere):
     assert elsewhere == []
 

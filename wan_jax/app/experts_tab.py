@@ -95,7 +95,7 @@ def build(explorer: Explorer):
 
         report({status: markup.progress("Preparing; a new size is compiled first, which takes a while", 0.0)})
         made = _run(explorer, (prompt, int(seed), int(count)), ratio if two else None, show)
-        same = previous is not None and previous.wish == made.wish
+        same = two and previous is not None and previous.wish == made.wish
         return {
             last: made,
             noise: 1.0,
