@@ -31,6 +31,7 @@ def test_reports_then_result():
         (WanError("seed=-1 must not be negative\nand a list"), "seed=-1 must not be negative"),
         (KeyError("weights"), "KeyError: 'weights'"),
         (MemoryError(), "MemoryError"),
+        (SystemExit(2), "SystemExit: 2"),
     ],
 )
 def test_failures_are_one_line(error, line, capsys):
@@ -41,6 +42,10 @@ def test_failures_are_one_line(error, line, capsys):
     assert gathered(work) == ["begun", {"failed": line}]
     assert ("Traceback" in capsys.readouterr().err) != isinstance(error, WanError)
     assert gathered(lambda report: "the next one") == ["the next one"]
+
+
+def test_one_thread_does_all():
+    assert gathered(lambda report: threading.get_ident()) == gathered(lambda report: threading.get_ident())
 
 
 def test_closed_stream_ends_the_job_at_its_next_report():
