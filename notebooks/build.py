@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -77,14 +78,20 @@ def main():
 
 
 def run(name: str, limit_s: float = LIMIT_S) -> float:
-    """Runs a notebook and writes it with its outputs; returns the seconds it took."""
+    """Runs a notebook and writes it with its outputs; returns the seconds it took.
+
+    It works in an empty folder inside the checkout, as if for the first time: its own `files` may hold earlier runs.
+    """
     import nbformat
     from nbclient import NotebookClient
 
     (HERE / f"{name}.py").write_text(source(name), encoding="utf-8")
     notebook = nbformat.from_dict(unrun(name))
+    (ROOT / "build").mkdir(exist_ok=True)
     started = time.monotonic()
-    NotebookClient(notebook, timeout=limit_s, kernel_name="python3", resources={"metadata": {"path": HERE}}).execute()
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
+        resources = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=limit_s, kernel_name="python3", resources=resources).execute()
     seconds = time.monotonic() - started
     if seconds > limit_s:
         raise TimeoutError(f"{name} took {seconds:.0f} s; the limit is {limit_s:.0f} s")
