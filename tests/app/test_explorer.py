@@ -11,12 +11,16 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks.explorer import chromium, serving
 from wan_jax.app import history
-from wan_jax.video_io import read_metadata
+from wan_jax.video_io import read_metadata, read_video
+from wan_jax.world.render import render
+from wan_jax.world.scene import stage
+from wan_jax.world.words import caption, draw_truth
 
 pytestmark = pytest.mark.browser
 
@@ -180,6 +184,53 @@ def test_history_after_a_reload(page, folder):
     assert page.locator("#seed input").input_value() == "11"
     page.get_by_text("More settings").click()
     assert page.locator("#steps input[type=number]").input_value() == "4"
+
+
+def test_videos_from_files(page, folder, tmp_path):
+    """From a first frame; then painted anew and gone on with, as one visitor would, from what is there already."""
+    rng = np.random.default_rng(0)
+    truth = draw_truth(rng)
+    page.locator("#prompt textarea").fill(caption(truth, rng))
+    frame = np.asarray(render(stage(truth, rng, 9)))[0]
+    Image.fromarray(frame).save(tmp_path / "frame.png")
+    set_steps(page, 4)
+    page.locator("#frames").get_by_role("textbox").fill("9")
+    choose_task(page, "First or last frame")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "frame.png")
+    page.locator("img[src*='frame.png']").wait_for()
+    video, settings = made(page, folder)
+    assert (settings["task"], settings["num_frames"]) == ("First or last frame", 9)
+    shown = np.stack([*read_video(video)]).astype(np.float32)
+    assert np.abs(shown[0] - frame).mean() < 8
+
+    choose_task(page, "Inpaint")
+    page.get_by_role("button", name="Use the video on the right").click()
+    page.locator("#source video").wait_for()
+    page.get_by_placeholder("32,32,64,64").fill("64,32,64,64")
+    video, settings = made(page, folder)
+    painted = np.stack([*read_video(video)]).astype(np.float32)
+    differ = np.abs(painted - shown).mean((0, 3))
+    assert settings["task"] == "Inpaint" and differ[40:88, 72:120].mean() > 2 * differ[:, :48].mean()
+
+    choose_task(page, "Extend")
+    page.locator("#frames").get_by_role("textbox").fill("")
+    page.get_by_label("Frames to add").fill("8")
+    video, settings = made(page, folder)
+    assert (settings["task"], len([*read_video(video)])) == ("Extend", 17)
+
+
+def choose_task(page, name: str):
+    page.locator("#task").get_by_text(name).click()
+
+
+def made(page, folder) -> tuple[Path, dict]:
+    """The video that a click on Generate makes, and its settings."""
+    before = history.videos(folder)
+    page.click("#generate")
+    wait_for_step(page)
+    wait_for_status(page, ".mp4")
+    (new,) = set(history.videos(folder)) - set(before)
+    return new, read_metadata(new)
 
 
 def test_autoencoder(page):
