@@ -1,12 +1,13 @@
 """Previews: near what is decoded in the end, for an autoencoder whose colours no table knows."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from wan_jax import WanPipeline, cli
 from wan_jax.pipelines.eval_editing import pixel_psnr
-from wan_jax.pipelines.preview import Preview, colours_of, fit_colours
+from wan_jax.pipelines.preview import Preview, colours_of, fit_colours, of_callback
 
 
 def test_a_preview_is_near_the_video(tmp_path):
@@ -28,6 +29,12 @@ def test_a_preview_is_near_the_video(tmp_path):
     assert clean > noisy + 2
     shown = np.asarray(Image.open(tmp_path / "preview.png")) / np.float32(255)
     np.testing.assert_allclose(shown[:32, :48][::4, ::4], colours_of(seen[-1]["denoised"], colours)[0], atol=1 / 255)
+
+
+def test_of_several_videos_the_first_is_shown():
+    latents = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
+    found = of_callback(latents)
+    assert found.shape == (4, 5, 6, 3) and found[3, 4, 5, 2] == latents[0, 2, 3, 4, 5]
 
 
 def test_on_the_command_line(tmp_path, capsys):
