@@ -340,8 +340,10 @@ def test_screenshots(page, folder, request):
         wait_for_step(page, "#experts-status")
         wait_for_status(page, "Move the slider", "#experts-status")
     fill(page, "#noise", 0.8)
+    page.set_viewport_size(WINDOW | {"height": 1400})  # down to both videos
     page.wait_for_timeout(1000)
     _write(page, Path(target) / "experts.png")
+    page.set_viewport_size(WINDOW)
     page.get_by_role("tab", name="Flow").click()
     page.click("#flow-train")
     wait_for_status(page, "Trained and measured.", "#flow-status")
