@@ -4,7 +4,6 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PROMPT ?= a large red ball bounces on green grass
 OUT ?= out.mp4
-LIMIT ?= 300
 # Most of a test is compiling, on one core: two tests at a time, a file's tests together while others wait.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -26,7 +25,7 @@ app: $(VENV)/.app  ## what needs a browser: the Explorer
 	$(BIN)/python -m pytest -m browser -s
 
 notebooks: $(VENV)-notebooks/.notebooks  ## runs them from top to bottom; NOTEBOOKS names some, LIMIT is the seconds of each
-	$(VENV)-notebooks/bin/python notebooks/build.py --limit $(LIMIT) $(NOTEBOOKS)
+	$(VENV)-notebooks/bin/python notebooks/build.py $(if $(LIMIT),--limit $(LIMIT)) $(NOTEBOOKS)
 
 docs: $(VENV)-docs/.docs  ## a site of README, docs/ and docstrings, in build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --strict

@@ -270,10 +270,11 @@ def test_moved_boundary_changes_the_video(page):
 
 def look_through(page):
     """From noise to video, the other expert takes over, and the preview becomes another one."""
-    assert "layout and motion" in page.locator("#experts-facts").inner_text()
+    assert "High-noise expert" in page.locator("#experts-facts").inner_text()
     noisy = page.locator("#experts-preview img").get_attribute("src")
     fill(page, "#noise", 0)
     page.locator("#experts-facts").get_by_text("texture and detail").wait_for()
+    assert "Low-noise expert" in page.locator("#experts-facts").inner_text()
     wait_until(page, "document.querySelector('#experts-preview img').src != it", noisy)
 
 

@@ -32,8 +32,19 @@ def alone():
     return run("data=1", prompt=PROMPTS[:1])
 
 
-# Two more are those of `test_processes_agree`.
-@pytest.mark.parametrize("mesh", ["fsdp=8", "context=8", "tensor=2,context=4", "context=5", "fsdp=6", "data=7"])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        "fsdp=8",
+        "context=8",
+        "tensor=2,context=4",
+        "data=2,context=4",
+        "data=2,fsdp=2,context=2",
+        "context=5",
+        "fsdp=6",
+        "data=7",
+    ],
+)
 def test_meshes_agree(mesh, alone):
     for expected, value in zip(alone, run(mesh, prompt=PROMPTS[:1])):
         assert relative_error(value, expected) <= 1e-5
