@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from wan_jax.app import history
 from wan_jax.app.explorer import Explorer
@@ -120,9 +121,12 @@ def clip(tmp_path_factory) -> str:
     return str(export_to_video(frames, tmp_path_factory.mktemp("clip") / "clip.mp4"))
 
 
-def test_inpainting_by_a_box(clip):
+def test_inpainting_by_a_mask(clip, tmp_path):
     """What was left in fields of other tasks does not count."""
-    wish = Wish(prompt="a ball", task=INPAINT, source=clip, box="16,32,64,48", image="left.png", added=9)
+    mask = Image.new("L", (128, 128))
+    mask.paste(255, (16, 32, 80, 80))
+    mask.save(path := tmp_path / "mask.png")
+    wish = Wish(prompt="a ball", task=INPAINT, source=clip, mask=str(path), image="left.png", added=9)
     asked = arguments(read_config("wan_mini"), wish)
     assert "image" not in asked and asked["video"].shape == (33, 128, 128, 3)
     assert asked["mask"].sum() == 33 * 64 * 48

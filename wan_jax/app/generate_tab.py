@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
+from PIL import Image
 
 from wan_jax.app import generation, history, markup
 from wan_jax.app.buttons import Report, on_click, stop_on_click
@@ -12,6 +14,8 @@ from wan_jax.app.explorer import Explorer
 from wan_jax.app.generation import EXTEND, FRAMES, INPAINT, REFERENCES, RESTYLE, Progress, Wish
 from wan_jax.cli.generate import stored_settings
 from wan_jax.cli.options import parse_number
+from wan_jax.errors import WanError
+from wan_jax.video_io import read_video
 
 _EXAMPLES = {  # what each world is made of
     "wan_mini": [
@@ -106,6 +110,7 @@ def build(explorer: Explorer):
     gallery.select(bring_back, names, [*made, *form.values()], show_progress="hidden")
     source_button.click(lambda path: path, video, form["source"])
     form["preset"].input(lambda name: _own(explorer, name), form["preset"], [form[n] for n in _OWN if n in form])
+    form["source"].change(_first_frame, form["source"], form["painted"], show_progress="hidden")
     form["task"].change(_visible(places), form["task"], list(places))
     return listed, [gallery, names]
 
@@ -134,7 +139,7 @@ def _form(explorer: Explorer) -> tuple[dict[str, Any], dict[Any, set[str]], gr.B
         form["source"] = gr.Video(label="Source video", sources=["upload"], height=180, elem_id="source")
         source_button = gr.Button("Use the video on the right", size="sm")
     with only_for(INPAINT):
-        form["box"] = gr.Textbox(label="What to paint anew: X,Y,W,H in pixels", placeholder="32,32,64,64")
+        form["painted"] = _canvas(brush=own.height // 12)
         form["mask"] = gr.File(label="or a mask, white where it is painted anew (picture or video)", height=110)
     with only_for(EXTEND), gr.Row():
         form["added"] = gr.Number(16, label="Frames to add", precision=0, minimum=1)
@@ -181,6 +186,23 @@ def _picture(label: str) -> gr.Image:
     return gr.Image(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=180)
 
 
+def _canvas(brush: int) -> gr.ImageEditor:
+    """Handed on as files, of which the layer that was painted on is white there, and black elsewhere."""
+    return gr.ImageEditor(
+        label="Paint over what is to change",
+        type="filepath",
+        format="png",
+        image_mode="L",
+        sources=[],
+        transforms=[],
+        layers=False,
+        buttons=[],
+        brush=gr.Brush(brush, colors=["#fff"], color_mode="fixed"),
+        height=320,
+        elem_id="painted",
+    )
+
+
 def _visible(places: dict[Any, set[str]]) -> Callable[[str], list]:
     return lambda task: [gr.update(visible=task in tasks) for tasks in places.values()]
 
@@ -209,10 +231,29 @@ def _factor(explorer: Explorer) -> int:
 
 
 def _wish(values: dict[str, Any]) -> Wish:
+    painted = values.pop("painted")
     fields = {name: values.pop(name) for name in Wish.__dataclass_fields__ if name in values}
+    fields["mask"] = fields["mask"] or _mask(painted)
     fields["references"] = tuple(fields.get("references") or ())
     fields["frames"] = parse_number(fields["frames"], "Frames", int) if fields["frames"] else None
     return Wish(**fields, options=values)
+
+
+def _first_frame(path: str | None) -> np.ndarray | None:
+    """To paint on.  That a file cannot be read is said once it is to be used."""
+    try:
+        return next(read_video(path).frames()) if path else None
+    except WanError:
+        return None
+
+
+def _mask(painted: dict[str, Any] | None) -> str | None:
+    """The file of a layer that was painted on."""
+    for path in painted["layers"] if painted else ():
+        with Image.open(path) as layer:
+            if layer.getbbox():
+                return path
+    return None
 
 
 def _values(explorer: Explorer, settings: dict[str, Any]) -> dict[str, Any]:

@@ -37,8 +37,8 @@ class Wish:
 
     Attributes:
         task: one of `tasks_of`; what is given for other tasks does not count.
-        image, last_image, source, mask, references: files.
-        box: the rectangle to paint anew, X,Y,W,H in pixels of the source.
+        image, last_image, source, references: files.
+        mask: a file too, white where the source is painted anew.
         added: frames to add to the source; `before` says on which side.
         strength: how much of the source changes.
         preset: see `wan_jax.pipelines.presets`.
@@ -52,7 +52,6 @@ class Wish:
     last_image: str | None = None
     source: str | None = None
     mask: str | None = None
-    box: str = ""
     added: int | None = None
     before: bool = False
     strength: float | None = None
@@ -176,9 +175,9 @@ def _editing(wish: Wish) -> Editing:
         return Editing(video=wish.source, strength=wish.strength)
     if wish.task == EXTEND:
         return Editing(video=wish.source, extend=f"{wish.added or 0}{'before' if wish.before else 'after'}")
-    if wish.mask is None and not wish.box.strip():
-        raise WanError("Nothing says what to paint anew: give a box, or add a mask")
-    return Editing(video=wish.source, mask=wish.mask, box=None if wish.mask else wish.box)
+    if wish.mask is None:
+        raise WanError("Nothing says what to paint anew: paint over it, or add a mask")
+    return Editing(video=wish.source, mask=wish.mask)
 
 
 def _steps(asked: dict[str, Any], sampling: "Sampling") -> int:
