@@ -213,7 +213,9 @@ def test_videos_from_files(page, folder, tmp_path):
 
     choose_task(page, "Inpaint")
     page.get_by_role("button", name="Use the video on the right").click()
-    page.locator("#source video").wait_for()
+    page.locator("#painted canvas").first.wait_for()
+    page.click("#generate")
+    wait_for_status(page, "paint over it")
     paint_over_the_middle(page)
     video, settings = made(page, folder)
     painted = np.stack([*read_video(video)]).astype(np.float32)

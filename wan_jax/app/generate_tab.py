@@ -110,7 +110,7 @@ def build(explorer: Explorer):
     gallery.select(bring_back, names, [*made, *form.values()], show_progress="hidden")
     source_button.click(lambda path: path, video, form["source"])
     form["preset"].input(lambda name: _own(explorer, name), form["preset"], [form[n] for n in _OWN if n in form])
-    form["source"].change(_first_frame, form["source"], form["painted"], show_progress="hidden")
+    form["source"].change(_to_paint_on, form["source"], form["painted"], show_progress="hidden")
     form["task"].change(_visible(places), form["task"], list(places))
     return listed, [gallery, names]
 
@@ -199,6 +199,7 @@ def _canvas(brush: int) -> gr.ImageEditor:
         buttons=[],
         brush=gr.Brush(brush, colors=["#fff"], color_mode="fixed"),
         height=320,
+        visible=False,
         elem_id="painted",
     )
 
@@ -239,10 +240,16 @@ def _wish(values: dict[str, Any]) -> Wish:
     return Wish(**fields, options=values)
 
 
-def _first_frame(path: str | None) -> np.ndarray | None:
-    """To paint on.  That a file cannot be read is said once it is to be used."""
+def _to_paint_on(path: str | None) -> dict[str, Any]:
+    """The first frame of the source, to paint on; nothing without one."""
+    frame = _first_frame(path) if path else None
+    return gr.update(value=frame, visible=frame is not None)
+
+
+def _first_frame(path: str) -> np.ndarray | None:
+    """That a file cannot be read is said once it is to be used."""
     try:
-        return next(read_video(path).frames()) if path else None
+        return next(read_video(path).frames())
     except WanError:
         return None
 
