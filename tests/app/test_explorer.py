@@ -213,7 +213,9 @@ def test_videos_from_files(page, folder, tmp_path):
 
     choose_task(page, "Inpaint")
     page.get_by_role("button", name="Use the video on the right").click()
-    page.locator("#painted canvas").first.wait_for()
+    paint_over_the_middle(page)
+    page.locator("#painted").get_by_role("button", name="Undo").click()
+    page.wait_for_timeout(1000)  # the editor tells the page what is painted once it rests
     page.click("#generate")
     wait_for_status(page, "paint over it")
     paint_over_the_middle(page)
@@ -240,6 +242,7 @@ def paint_over_the_middle(page):
     page.mouse.down()
     page.mouse.move(x + 50, y, steps=10)
     page.mouse.up()
+    page.wait_for_timeout(1000)
 
 
 def choose_task(page, name: str):
