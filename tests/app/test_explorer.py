@@ -102,10 +102,10 @@ def wait_for_status(page, text: str | re.Pattern, where: str = "#status"):
 
 def expect(locator):
     """Waits: what the server said last may not be on the page at once, nor what was just unfolded."""
-    from playwright.sync_api import expect
+    from playwright import sync_api
 
-    expect.set_options(timeout=30_000)
-    return expect(locator)
+    sync_api.expect.set_options(timeout=30_000)
+    return sync_api.expect(locator)
 
 
 def wait_for_step(page, where: str = "#status"):
@@ -290,6 +290,7 @@ def test_moved_boundary_changes_the_video(page):
 def look_through(page):
     """From noise to video, the other expert takes over, and the preview becomes another one."""
     facts, preview = page.locator("#experts-facts"), page.locator("#experts-preview img")
+    expect(facts).to_contain_text("layout and motion")
     expect(facts).to_contain_text("High-noise expert")
     noisy = preview.get_attribute("src")
     fill(page, "#noise", 0)

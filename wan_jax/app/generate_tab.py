@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 from PIL import Image
 
 from wan_jax.app import generation, history, markup
@@ -110,7 +109,8 @@ def build(explorer: Explorer):
     gallery.select(bring_back, names, [*made, *form.values()], show_progress="hidden")
     source_button.click(lambda path: path, video, form["source"])
     form["preset"].input(lambda name: _own(explorer, name), form["preset"], [form[n] for n in _OWN if n in form])
-    form["source"].change(_to_paint_on, form["source"], form["painted"], show_progress="hidden")
+    if INPAINT in generation.tasks_of(explorer.config):
+        form["source"].change(_to_paint_on, form["source"], form["painted"], show_progress="hidden")
     form["task"].change(_visible(places), form["task"], list(places))
     return listed, [gallery, names]
 
@@ -192,7 +192,7 @@ def _canvas(brush: int) -> gr.ImageEditor:
         label="Paint over what is to change",
         type="filepath",
         format="png",
-        image_mode="L",
+        image_mode="L",  # drops transparency, below which a layer is black
         sources=[],
         transforms=[],
         layers=False,
@@ -241,17 +241,12 @@ def _wish(values: dict[str, Any]) -> Wish:
 
 
 def _to_paint_on(path: str | None) -> dict[str, Any]:
-    """The first frame of the source, to paint on; nothing without one."""
-    frame = _first_frame(path) if path else None
-    return gr.update(value=frame, visible=frame is not None)
-
-
-def _first_frame(path: str) -> np.ndarray | None:
-    """That a file cannot be read is said once it is to be used."""
+    """The first frame of the source; nothing without one.  That a file cannot be read is said once it is to be used."""
     try:
-        return next(read_video(path).frames())
+        frame = next(read_video(path).frames()) if path else None
     except WanError:
-        return None
+        frame = None
+    return gr.update(value=frame, visible=frame is not None)
 
 
 def _mask(painted: dict[str, Any] | None) -> str | None:
